@@ -1,0 +1,1 @@
+"""Talking with checkpoints of one base side by side."""

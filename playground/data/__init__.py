@@ -1,0 +1,1 @@
+"""Anything a person brings → typed rows."""

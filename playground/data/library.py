@@ -1,0 +1,191 @@
+"""The library: stored datasets, named, hashed and split by prompt. The datasets in presets/ are part of it, read-only.
+
+A stored dataset is a folder `datasets/<id>/` with meta.json, train.jsonl and heldout.jsonl. Rows whose first question
+is the same never stand on both sides of the split.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from playground.data.readers import DataError, read_file
+from playground.data.report import Report, Row, examine
+from playground.home import home
+
+ID = re.compile(r"data_[0-9a-f]{12}")
+PRESETS = Path(__file__).resolve().parents[2] / "presets" / "data"
+HELDOUT_SHARE = 0.1
+HELDOUT_MOST = 200
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that can be trained on."""
+
+    id: str
+    name: str
+    kind: str
+    folder: Path
+    sha256: str
+    train: int
+    heldout: int
+    source: str
+
+    def rows(self, split: str) -> list[Row]:
+        """The rows of "train" or "heldout"."""
+        with (self.folder / f"{self._file(split)}.jsonl").open(encoding="utf-8") as file:
+            return [Row(number, json.loads(line)["messages"]) for number, line in enumerate(file, 1)]
+
+    def checks(self) -> dict[str, Any]:
+        """The declarative checks that belong to this dataset; empty if it has none."""
+        return _yaml(self.folder / "checks.yaml")
+
+    def facts(self) -> list[dict[str, Any]]:
+        """The small factual probe that belongs to this dataset; empty if it has none."""
+        path = self.folder / "facts.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    @property
+    def preset(self) -> bool:
+        return self.folder.parent == PRESETS
+
+    def _file(self, split: str) -> str:
+        return {"train": "sft"}.get(split, split) if self.preset else split
+
+
+def root() -> Path:
+    """The folder of the stored datasets."""
+    path = home() / "datasets"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def datasets() -> list[Dataset]:
+    """Every dataset, the presets first, then by age."""
+    stored = [path for path in root().iterdir() if ID.fullmatch(path.name) and (path / "meta.json").exists()]
+    metas = [json.loads((path / "meta.json").read_text(encoding="utf-8")) for path in stored]
+    fields = ("name", "kind", "sha256", "train", "heldout", "source")
+    return [_preset(path) for path in sorted(PRESETS.iterdir()) if (path / "sft.jsonl").exists()] + [
+        Dataset(id=path.name, folder=path, **{field: meta[field] for field in fields})
+        for path, meta in sorted(zip(stored, metas, strict=True), key=lambda pair: pair[1]["created"])
+    ]
+
+
+def find(reference: str) -> Dataset:
+    """The dataset with this id or name."""
+    found = next((d for d in datasets() if reference in (d.id, d.name)), None)
+    if found is None:
+        names = ", ".join(d.name for d in datasets()[:12])
+        raise DataError(f"There is no dataset called {reference[:60]!r}. Known: {names}.")
+    return found
+
+
+def store(report: Report, name: str, source: str) -> Dataset:
+    """Keeps the report's rows under a name; the folder appears complete in one step."""
+    if not report.kept:
+        raise DataError("No row of this data can be used; the report says why.")
+    train, heldout = split_by_prompt(report.kept)
+    meta = {
+        "id": f"data_{secrets.token_hex(6)}",
+        "name": _unused_name(name),
+        "kind": report.kind,
+        "shape": report.shape,
+        "created": time.time(),
+        "source": source,
+        "sha256": digest(train, heldout),
+        "train": len(train),
+        "heldout": len(heldout),
+        "dropped": report.as_json()["dropped"],
+    }
+    part = root() / f".{meta['id']}.part"
+    part.mkdir()
+    for split, rows in (("train", train), ("heldout", heldout)):
+        lines = [json.dumps({"messages": row.messages}, ensure_ascii=False) + "\n" for row in rows]
+        (part / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.rename(root() / str(meta["id"]))
+    return find(str(meta["id"]))
+
+
+def import_file(path: Path, name: str | None = None) -> tuple[Dataset, Report]:
+    """Reads, examines and stores a file; a file that is stored already is not stored twice."""
+    report = examine(read_file(path, path.name))
+    if report.kept:
+        train, heldout = split_by_prompt(report.kept)
+        sha256, wanted = digest(train, heldout), name and _clean(name)
+        known = next((d for d in datasets() if d.sha256 == sha256 and wanted in (None, d.name)), None)
+        if known:
+            return known, report
+    return store(report, name or path.stem, f"file {path.name}"), report
+
+
+def delete(dataset: Dataset) -> None:
+    """Removes a stored dataset. Runs keep the hash of what they used."""
+    if dataset.preset:
+        raise DataError("A dataset that comes with the app can't be deleted.")
+    shutil.rmtree(dataset.folder)
+
+
+def split_by_prompt(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """(train, held-out): a tenth of the opening questions, chosen by their hash, never more than 200 rows.
+
+    The choice depends on the text alone: the same file is split in the same way everywhere.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_opening(row), []).append(row)
+    if len(groups) < 10:
+        return rows, []
+    ordered = sorted(groups, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+    wanted = min(max(1, round(len(rows) * HELDOUT_SHARE)), HELDOUT_MOST)
+    chosen: set[str] = set()
+    for text in ordered:
+        if len(groups[text]) <= wanted:  # a much-repeated question stays in training
+            chosen.add(text)
+            wanted -= len(groups[text])
+    return [r for r in rows if _opening(r) not in chosen], [r for r in rows if _opening(r) in chosen]
+
+
+def digest(train: list[Row], heldout: list[Row]) -> str:
+    """SHA-256 of the normalised rows, split included."""
+    text = json.dumps([[row.messages for row in train], [row.messages for row in heldout]], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _opening(row: Row) -> str:
+    first = next(message["content"] for message in row.messages if message["role"] == "user")
+    return " ".join(first.casefold().split())
+
+
+def _preset(folder: Path) -> Dataset:
+    draft = Dataset(folder.name, folder.name, "sft", folder, "", 0, 0, "comes with the app")
+    train, heldout = draft.rows("train"), draft.rows("heldout")
+    return Dataset(
+        folder.name, folder.name, "sft", folder, digest(train, heldout), len(train), len(heldout), draft.source
+    )
+
+
+def _unused_name(wanted: str) -> str:
+    clean = _clean(wanted)
+    taken = {d.name for d in datasets()}
+    return (
+        clean
+        if clean not in taken
+        else next(f"{clean}-{n}" for n in range(2, len(taken) + 3) if f"{clean}-{n}" not in taken)
+    )
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:60] or "data"
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,0 +1,36 @@
+"""Where things live: `home()` holds what people made (runs, datasets); `cache()` what can be made again (models)."""
+
+import os
+import threading
+from pathlib import Path
+
+import platformdirs
+
+APP = "alignment-playground"
+
+
+def home() -> Path:
+    """PLAYGROUND_HOME, else `/data/alignment-playground` where `/data` is writable, else the user data folder."""
+    if asked := os.environ.get("PLAYGROUND_HOME"):
+        root = Path(asked).expanduser()
+    elif os.access("/data", os.W_OK):
+        root = Path("/data") / APP
+    else:
+        root = Path(platformdirs.user_data_dir(APP, appauthor=False))
+    root.mkdir(parents=True, exist_ok=True)
+    return root.resolve()
+
+
+def cache() -> Path:
+    """PLAYGROUND_CACHE, else the user cache folder: converted models, safe to delete at any time."""
+    asked = os.environ.get("PLAYGROUND_CACHE")
+    root = Path(asked).expanduser() if asked else Path(platformdirs.user_cache_dir(APP, appauthor=False))
+    root.mkdir(parents=True, exist_ok=True)
+    return root.resolve()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces `path` in one step: a reader sees the old text or the new, never half of one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

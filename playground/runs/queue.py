@@ -1,0 +1,49 @@
+"""The queue: queued run folders in order of creation, and one detached worker process that takes them.
+
+The worker holds a file lock while it lives, so there is never more than one; it ends when nothing is queued. Starting
+one too many is harmless: it finds the lock taken and leaves.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+
+import filelock
+
+from playground.home import home
+from playground.runs.run import Run, list_runs
+
+
+def queued() -> list[Run]:
+    """Runs that wait for the worker, oldest first."""
+    return [run for run in list_runs() if run.status().state == "queued"]
+
+
+def worker_lock() -> filelock.BaseFileLock:
+    """The lock that the living worker holds."""
+    return filelock.FileLock(home() / "worker.lock", timeout=0)
+
+
+def start_worker() -> None:
+    """Starts the worker in a session of its own, so that it outlives the page, the server and the terminal."""
+    with (home() / "worker.log").open("ab") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "playground.worker"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=worker_environment(),
+        )
+    threading.Thread(target=worker.wait, daemon=True).start()  # collects it when it ends: no zombie stays behind
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of training processes: no secrets, no telemetry, no tokenizer threads that fight with torch."""
+    secret = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
+    kept = {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in secret)}
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
+    return {**kept, **quiet, "PYTHONPATH": path}

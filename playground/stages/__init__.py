@@ -1,0 +1,1 @@
+"""One module a stage: Settings, METRICS, main(settings, run)."""

@@ -1,0 +1,83 @@
+"""Asking for a run: everything is checked here, before anything starts, by the page and the command line alike."""
+
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from playground.data.library import Dataset
+from playground.models.catalog import Base
+from playground.runs import queue, run
+from playground.settings import SettingError
+
+STAGES = ("sft",)
+PRESETS = Path(__file__).resolve().parents[2] / "presets"
+VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "gradio")
+
+
+def stage(name: str) -> ModuleType:
+    """The stage's module; importing it does not import torch."""
+    if name not in STAGES:
+        raise SettingError(f"There is no stage called {name!r}. Known: {', '.join(STAGES)}.")
+    return importlib.import_module(f"playground.stages.{name}")
+
+
+def presets(stage_name: str) -> dict[str, dict[str, Any]]:
+    """The stage's presets by name: {"about", "data", "settings"}; settings are differences from the defaults."""
+    found = sorted((PRESETS / stage_name).glob("*.yaml"))
+    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in found}
+
+
+def preset_settings(stage_name: str, preset: str | None) -> dict[str, Any]:
+    """The settings of one preset; none for None."""
+    if preset is None:
+        return {}
+    known = presets(stage_name)
+    if preset not in known:
+        raise SettingError(f"There is no {stage_name} preset called {preset!r}. Known: {', '.join(known) or 'none'}.")
+    return known[preset]["settings"]
+
+
+def launch(
+    stage_name: str,
+    base: Base,
+    dataset: Dataset,
+    values: Mapping[str, Any],
+    name: str | None = None,
+    preset: str | None = None,
+) -> run.Run:
+    """Checks the settings and the data's kind, writes the run folder and wakes the worker."""
+    module = stage(stage_name)
+    settings = module.Settings.parse({**preset_settings(stage_name, preset), **values})
+    if dataset.kind != module.COLUMNS:
+        raise SettingError(f"{module.TITLE} needs {module.COLUMNS} rows; {dataset.name} holds {dataset.kind} rows.")
+    if not dataset.train:
+        raise SettingError(f"{dataset.name} has no rows to train on.")
+    request = {
+        "stage": stage_name,
+        "base": base.ref,
+        "base_title": base.title,
+        "base_identity": base.identity,
+        "base_note": base.note,
+        "parent": None,
+        "preset": preset,
+        "settings": settings.values(),
+        "seed": settings.seed,
+        "owner": None,
+        "dataset": {
+            "id": dataset.id,
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "rows": [dataset.train, dataset.heldout],
+        },
+        "versions": {package: importlib.metadata.version(package) for package in VERSIONS}
+        | {"python": platform.python_version()},
+    }
+    made = run.create(name or f"{stage_name}-{dataset.name}", request)
+    queue.start_worker()
+    return made

@@ -1,0 +1,1 @@
+"""Gradio only: what people see and press."""

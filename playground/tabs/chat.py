@@ -1,0 +1,162 @@
+"""The Chat tab: one question, two checkpoints of one base, both answers streaming from one batch."""
+
+import html
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from playground.models import catalog
+from playground.runs.run import Run, list_runs
+from playground.tabs import fetching
+
+START = "base"
+Turns = list[dict[str, str]]
+INTRO = """The left column is where the model started, the right one what training made of it. Both answer the same
+question at the same time, from one copy of the weights: the right column adds its small adapter, the left one leaves
+it out."""
+
+
+def build() -> list[gr.Dropdown]:
+    """Lays out the tab and wires it; returns the two checkpoint pickers."""
+    gr.Markdown(INTRO)
+    with gr.Row():
+        left = gr.Dropdown(
+            choices(), value=START, label="Left", info="A checkpoint of the same starting model.", elem_id="chat-left"
+        )
+        right = gr.Dropdown(
+            choices(), value=START, label="Right", info="The run to compare with it.", elem_id="chat-right"
+        )
+    with gr.Row():
+        left_bot = _bot("Left answers", "Where it started", "left-answers")
+        right_bot = _bot("Right answers", "What training made of it", "right-answers")
+    status = gr.Markdown("Ask something; both columns get the same question.", elem_id="chat-status")
+    question = gr.Textbox(
+        label="Your question", placeholder="Why do cats purr?", max_length=4000, submit_btn=True, elem_id="question"
+    )
+    with gr.Row():
+        stop = gr.Button("Stop", size="sm", variant="stop")
+        clear = gr.Button("New conversation", size="sm")
+    with gr.Accordion("Sampling", open=False), gr.Row():
+        sampling = {
+            "max_new_tokens": gr.Slider(8, 512, value=128, step=8, label="Longest answer", info="In tokens."),
+            "temperature": gr.Slider(
+                0,
+                2,
+                value=0,
+                step=0.05,
+                label="Temperature",
+                info="0 always takes the likeliest token; higher is more varied.",
+            ),
+            "top_p": gr.Slider(
+                0.05, 1, value=1, step=0.05, label="Top p", info="Keeps the likeliest tokens that make up this share."
+            ),
+            "top_k": gr.Slider(
+                0, 200, value=0, step=1, label="Top k", info="Keeps so many of the likeliest tokens; 0 keeps all."
+            ),
+            "seed": gr.Number(
+                0, precision=0, label="Seed", info="The same seed gives the same answers; both columns share it."
+            ),
+        }
+    histories = gr.State([[], []])
+    names = {"left": left, "right": right, "question": question, "histories": histories, **sampling}
+
+    def ask(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+        named = {name: values[component] for name, component in names.items()}
+        if not named["question"].strip():
+            return
+        yield {question: ""}
+        for turns, words in answer(**{**named, "question": named["question"].strip()}):
+            yield {histories: turns, left_bot: shown(turns[0]), right_bot: shown(turns[1]), status: words}
+
+    outputs = [question, histories, left_bot, right_bot, status]
+    asking = question.submit(
+        ask, set(names.values()), outputs, api_visibility="private", concurrency_id="chat", concurrency_limit=2
+    )
+    stop.click(lambda: "Stopped.", None, status, cancels=[asking], queue=False, api_visibility="private")
+    fresh = [[[], []], [], [], "A new conversation."]
+    for changed in (clear.click, left.input, right.input):
+        changed(
+            lambda: fresh, None, [histories, left_bot, right_bot, status], cancels=[asking], api_visibility="private"
+        )
+    return [left, right]
+
+
+def _bot(label: str, empty: str, elem_id: str) -> gr.Chatbot:
+    return gr.Chatbot(label=label, placeholder=empty, height=380, render_markdown=False, elem_id=elem_id)
+
+
+def choices() -> list[tuple[str, str]]:
+    """(label, id) of the starting checkpoint and every run that has weights, newest first."""
+    tuned = [
+        (f"{run.name} ({run.request['stage']} of {run.request['base_title']})", run.id)
+        for run in reversed(list_runs())
+        if (run.adapter / "adapter_model.safetensors").exists()
+    ]
+    return [("the starting model", START), *tuned]
+
+
+def refresh(left: str, right: str) -> list[Any]:
+    """Both pickers with today's runs; the right one moves to the newest run unless a person chose another."""
+    found = choices()
+    known = [value for _, value in found]
+    newest = known[1] if len(known) > 1 else START
+    return [
+        gr.Dropdown(choices=found, value=left if left in known else START),
+        gr.Dropdown(choices=found, value=right if right in known and right != START else newest),
+    ]
+
+
+def answer(
+    left: str, right: str, question: str, histories: list[Turns], **sampling: Any
+) -> Iterator[tuple[list[Turns], str]]:
+    """Yields (both conversations, status line) as the answers grow."""
+    columns = [None if name == START else Run(name) for name in (left, right)]
+    tuned = [run for run in columns if run]
+    ref = tuned[0].request["base"] if tuned else catalog.EMBEDDED
+    if wait := fetching.ready_or_fetch(ref):
+        raise gr.Error(wait)
+    asked = [[*turns, {"role": "user", "content": question}] for turns in histories]
+    yield asked, waiting_words()
+
+    from playground.chat import engine  # torch comes into the server here, with the first question
+    from playground.models.decode import Sampling
+
+    chosen = Sampling(**{**sampling, "seed": int(sampling["seed"]), "top_k": int(sampling["top_k"])})
+    began = time.monotonic()
+    answers = ["", ""]
+    try:
+        for answers in engine.reply(ref, columns, asked, chosen):
+            yield _with(asked, answers), "Answering…"
+    except ValueError as error:
+        raise gr.Error(str(error), duration=None) from error
+    words = sum(len(text.split()) for text in answers)
+    yield (
+        _with(asked, answers),
+        f"{words} words in {time.monotonic() - began:.1f} s, both answers together.{cost_words()}",
+    )
+
+
+def waiting_words() -> str:
+    """What the person waits for before the first token."""
+    import sys
+
+    loaded = "playground.chat.engine" in sys.modules
+    return ("Thinking…" if loaded else "Loading the model, a few seconds the first time…") + cost_words()
+
+
+def cost_words() -> str:
+    """What a run that trains meanwhile costs the chat, and the chat the run."""
+    if any(run.status().state == "running" for run in list_runs()):
+        return " A run is training on the same cores: until it ends, both take up to twice as long."
+    return ""
+
+
+def shown(turns: Turns) -> Turns:
+    """Turns for a Chatbot, which renders HTML even where it renders no Markdown."""
+    return [{"role": turn["role"], "content": html.escape(turn["content"], quote=False)} for turn in turns]
+
+
+def _with(asked: list[Turns], answers: list[str]) -> list[Turns]:
+    return [[*turns, {"role": "assistant", "content": text}] for turns, text in zip(asked, answers, strict=True)]

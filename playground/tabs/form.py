@@ -1,0 +1,30 @@
+"""Settings → widgets: one component a setting, made from what the setting says of itself."""
+
+from typing import Any
+
+import gradio as gr
+
+from playground.settings import Settings, Spec
+
+
+def widgets(settings: type[Settings]) -> dict[str, gr.components.Component]:
+    """The form's components by setting name; advanced ones in a closed accordion. Call it inside a gr.Blocks."""
+    specs = settings.specs()
+    made = {name: widget(spec) for name, spec in specs.items() if not spec.advanced}
+    with gr.Accordion("More settings", open=False):
+        made |= {name: widget(spec) for name, spec in specs.items() if spec.advanced}
+    return {name: made[name] for name in specs}
+
+
+def widget(spec: Spec) -> gr.components.Component:
+    """choices → Dropdown, bool → Checkbox, stepped range → Slider, number → Number, text → Textbox."""
+    common: dict[str, Any] = {"value": spec.default, "label": spec.label, "info": spec.help, "interactive": True}
+    if spec.choices is not None:
+        return gr.Dropdown(choices=list(spec.choices), **common)
+    if spec.kind is bool:
+        return gr.Checkbox(**common)
+    if spec.kind is str:
+        return gr.Textbox(lines=3 if "\n" in spec.default else 1, max_length=4000, **common)
+    if spec.step is not None and spec.low is not None and spec.high is not None:
+        return gr.Slider(minimum=spec.low, maximum=spec.high, step=spec.step, **common)
+    return gr.Number(precision=0 if spec.kind is int else None, **common)

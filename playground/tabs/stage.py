@@ -1,0 +1,195 @@
+"""One tab for every trained stage: form on the left, run on the right. What differs comes from the stage's module."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import gradio as gr
+
+from playground.data import library
+from playground.models import catalog
+from playground.runs import queue
+from playground.runs import run as runs
+from playground.runs.run import Run
+from playground.stages import launch
+from playground.tabs import fetching, form, hosting, view
+
+OWN = "(your own settings)"
+IN_VIEW = 2  # curves shown open; the others wait in an accordion
+
+
+@dataclass
+class StageTab:
+    """The components of one stage's tab that others need."""
+
+    stage: str
+    picker: gr.Dropdown
+    data: gr.Dropdown
+    outputs: list[gr.components.Component]
+    seen: gr.State
+
+
+def build(stage: str) -> StageTab:
+    """Lays out the tab and wires it."""
+    module = launch.stage(stage)
+    gr.Markdown(module.__doc__ or "")
+    with gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            fields, start = _form(module)
+        with gr.Column(scale=3, min_width=320):
+            tab = _run_view(stage)
+    inputs = {fields[name] for name in fields}
+
+    def press(values: dict[Any, Any]) -> Any:
+        named = {name: values[component] for name, component in fields.items()}
+        started = _start(stage, named)
+        return gr.Dropdown(choices=run_choices(stage), value=started.id)
+
+    start.click(press, inputs=inputs, outputs=tab.picker, api_name=f"start_{stage}", concurrency_limit=2)
+    tab.data = fields["data"]
+    return tab
+
+
+def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Button]:
+    """Model, data, preset, name and every setting; fields by name."""
+    presets = launch.presets(module.NAME)
+    fields: dict[str, gr.components.Component] = {}
+    fields["data"] = gr.Dropdown(
+        data_choices(module.COLUMNS), label="Data", info="Rows to learn from; add your own in the Data tab."
+    )
+    fields["base"] = gr.Dropdown(
+        catalog.choices(),
+        value=catalog.EMBEDDED,
+        allow_custom_value=True,
+        label="Starting model",
+        info="The embedded one, or type any Hub id" + ("." if hosting.on_space() else ", folder or .gguf file."),
+    )
+    preset = gr.Dropdown(
+        [OWN, *presets], value=OWN, label="Preset", info="Settings that are known to work; choosing one fills the form."
+    )
+    about = gr.Markdown()
+    fields["name"] = gr.Textbox(label="Run name", info="Left empty, stage and data give it one.", max_length=60)
+    start = gr.Button("Start training", variant="primary")
+    settings = form.widgets(module.Settings)
+
+    def fill(chosen: str) -> dict[Any, Any]:
+        entry = presets.get(chosen, {"settings": {}})
+        values = module.Settings.parse(entry["settings"]).values()
+        filled = {settings[name]: value for name, value in values.items()}
+        filled[about] = entry.get("about", "")
+        if entry.get("data"):
+            filled[fields["data"]] = library.find(entry["data"]).id
+        return filled
+
+    preset.change(fill, preset, [*settings.values(), about, fields["data"]], api_visibility="private")
+    return {**fields, **settings}, start
+
+
+def _start(stage: str, named: dict[str, Any]) -> Run:
+    """Checks and queues a run; what is wrong becomes a message on the page."""
+    ref, data, name = (named.pop(key) for key in ("base", "data", "name"))
+    try:
+        if not data:
+            raise ValueError("Choose data first; the Data tab takes your own.")
+        if hosting.on_space() and catalog.kind(ref) not in ("embedded", "hub"):
+            raise ValueError("On a public Space only the embedded model and Hub ids can be used.")
+        values = launch.stage(stage).Settings.parse(named).values()
+        if wait := fetching.ready_or_fetch(ref):
+            raise ValueError(wait)
+        return launch.launch(stage, catalog.prepare(ref), library.find(data), values, name.strip() or None)
+    except ValueError as error:
+        raise gr.Error(str(error), duration=None) from error
+
+
+def _run_view(stage: str) -> StageTab:
+    """The run that is looked at: picker, status, Stop and Resume, curves, probes, log."""
+    picker = gr.Dropdown([], label="Run", info="The newest one; older ones stay here.", elem_id=f"{stage}-run")
+    status = gr.HTML(view.status_html(None), elem_id=f"{stage}-status", padding=False)
+    with gr.Row():
+        stop = gr.Button("Stop and save", variant="stop", size="sm")
+        resume = gr.Button("Resume", size="sm")
+    metrics = view.metrics_of(stage)
+    plots = [_plot(metric, metrics[metric]) for metric in list(metrics)[:IN_VIEW]]
+    gr.Markdown("### The model changes as it learns")
+    probes = gr.HTML(view.probes_html(None), padding=False)
+    with gr.Accordion("More curves", open=False):
+        plots += [_plot(metric, metrics[metric]) for metric in list(metrics)[IN_VIEW:]]
+    with gr.Accordion("Log", open=False):
+        log = gr.Textbox(label="End of the log", lines=10, max_lines=10, interactive=False, autoscroll=True)
+    stop.click(_stop, picker, None, api_name=f"stop_{stage}", queue=False)
+    resume.click(_resume, picker, None, api_visibility="private", queue=False)
+    seen = gr.State(None)
+    outputs = [status, *plots, probes, log, seen]
+    picker.change(
+        lambda run_id: shown(stage, run_id), picker, outputs, api_visibility="private", show_progress="hidden"
+    )
+    return StageTab(stage, picker, picker, outputs, seen)
+
+
+def _plot(metric: str, words: str) -> gr.LinePlot:
+    with gr.Column():
+        gr.Markdown(f"**{metric}** — {words}")
+        return gr.LinePlot(
+            x="step",
+            y=metric,
+            color="series",
+            height=220,
+            x_title="Step",
+            y_title=metric,
+            color_map={"training": "#6366f1", "held-out": "#d97706"},
+            elem_id=f"plot-{metric}",
+            show_label=False,
+            label=metric,
+        )
+
+
+def shown(stage: str, run_id: str | None) -> list[Any]:
+    """Values for StageTab.outputs: everything the page shows of one run."""
+    run = Run(run_id) if run_id else None
+    events = run.metrics() if run else []
+    curves = [view.curve(events, metric) for metric in view.metrics_of(stage)]
+    log = run.log_tail() if run else ""
+    return [view.status_html(run), *curves, view.probes_html(run), log, look(run)]
+
+
+def look(run: Run | None) -> tuple[Any, ...]:
+    """Changes whenever the page would show something else of this run; a process that died without a word counts."""
+    return (run.id, run.status().state, run.revision()) if run else ()
+
+
+def tick(stage: str, run_id: str | None, seen: Any) -> list[Any]:
+    """Values for [picker, *outputs] every second or two; what has not changed is skipped."""
+    choices = run_choices(stage)
+    known = [value for _, value in choices]
+    chosen = run_id if run_id in known else (known[0] if known else None)
+    picker = gr.skip() if chosen == run_id else gr.Dropdown(choices=choices, value=chosen)
+    if look(Run(chosen) if chosen else None) == seen:
+        return [picker, *[gr.skip()] * (len(view.metrics_of(stage)) + 4)]
+    return [picker, *shown(stage, chosen)]
+
+
+def run_choices(stage: str) -> list[tuple[str, str]]:
+    """(label, id) of the stage's runs, newest first."""
+    found = [run for run in reversed(runs.list_runs()) if run.request["stage"] == stage]
+    return [(f"{run.name} ({run.status().state})", run.id) for run in found]
+
+
+def data_choices(kind: str) -> list[tuple[str, str]]:
+    """(label, id) of the datasets that hold this kind of row."""
+    return [(f"{d.name} ({d.train} rows, {d.heldout} held out)", d.id) for d in library.datasets() if d.kind == kind]
+
+
+def _stop(run_id: str | None) -> None:
+    if run_id:
+        Run(run_id).request_stop()
+        gr.Info("It finishes its step, saves and stops.")
+
+
+def _resume(run_id: str | None) -> None:
+    if not run_id:
+        return
+    try:
+        Run(run_id).requeue()
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
+    queue.start_worker()

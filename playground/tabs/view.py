@@ -1,0 +1,99 @@
+"""What a page shows of a run folder: status, curves, probe answers. Reads files, changes nothing."""
+
+from typing import Any
+
+import pandas as pd
+
+from playground.runs.run import Run, Status
+from playground.stages import launch
+from playground.statistics import thin
+from playground.tabs import html
+
+MOST_POINTS = 500
+WORDS = {
+    "queued": "Queued",
+    "running": "Running",
+    "finished": "Finished",
+    "stopped": "Stopped, weights saved",
+    "failed": "Failed",
+    "interrupted": "Interrupted",
+}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def status_html(run: Run | None) -> str:
+    """State, phase, step, ETA and progress bar, in words and as a bar."""
+    if run is None:
+        return html.live([html.tag("p", "No run yet. Choose data above and press Start.", "pg-note")])
+    status, request = run.status(), run.request
+    lines = [
+        html.tag("span", WORDS[status.state], "pg-state"),
+        html.tag("span", f" · {run.name} · {request['dataset']['name']} on {request['base_title']}"),
+    ]
+    parts = [html.box(lines, name="p")]
+    if status.active or status.step:
+        parts.append(html.tag("p", progress_words(status)))
+        parts.append(html.bar(status.step / status.total if status.total else 0.0, f"Progress of {run.name}"))
+    if status.message:
+        parts.append(html.tag("p", status.message))
+    if status.state == "finished":
+        parts.append(html.tag("p", _outcome(run)))
+        parts.append(html.tag("p", "Next: ask it something beside its base, in the Chat tab.", "pg-note"))
+    if status.state == "interrupted":
+        parts.append(html.tag("p", "Resume goes on from the last checkpoint.", "pg-note"))
+    return html.live(parts)
+
+
+def progress_words(status: Status) -> str:
+    """One line: phase, step, time left."""
+    words = [status.phase] if status.active else []
+    if status.total:
+        words.append(f"step {status.step} of {status.total}")
+    if status.eta and status.active:
+        words.append(f"about {duration(status.eta)} left")
+    return ", ".join(words).capitalize()
+
+
+def _outcome(run: Run) -> str:
+    held = [event["values"]["eval_loss"] for event in run.metrics() if event["values"].get("eval_loss") is not None]
+    metrics = run.receipt().get("metrics", {})
+    took = f" in {duration(metrics['train_seconds'])}" if "train_seconds" in metrics else ""
+    if len(held) < 2:
+        return f"Trained {metrics.get('step', 0)} steps{took}; nothing was held out, so there is no independent loss."
+    change = held[-1] / held[0] - 1
+    return f"Held-out loss {held[0]:.2f} → {held[-1]:.2f} ({change:+.0%}) after {metrics.get('step', 0)} steps{took}."
+
+
+def curve(events: list[dict[str, Any]], metric: str) -> pd.DataFrame:
+    """(step, value, series) of one metric, training and held-out, at most 500 points a series."""
+    rows: list[tuple[int, float, str]] = []
+    for key, series in ((metric, "training"), (f"eval_{metric}", "held-out")):
+        points = [(e["step"], e["values"][key]) for e in events if e["values"].get(key) is not None]
+        rows += [(*points[i], series) for i in thin(len(points), MOST_POINTS)]
+    return pd.DataFrame(rows, columns=["step", metric, "series"])
+
+
+def probes_html(run: Run | None) -> str:
+    """Each probe prompt with its answers, oldest first."""
+    samples = run.samples() if run else []
+    if not samples:
+        return html.tag(
+            "p", "The probe prompts' answers appear here, before the first step and as training goes on.", "pg-note"
+        )
+    prompts = list(dict.fromkeys(sample["prompt"] for sample in samples))
+    parts = []
+    for prompt in prompts:
+        rows = [[str(s["step"]), s["answer"] or "(nothing)"] for s in samples if s["prompt"] == prompt]
+        parts += [html.tag("h4", prompt), html.table(["Step", "Answer"], rows)]
+    return html.box(parts)
+
+
+def metrics_of(stage: str) -> dict[str, str]:
+    """The stage's curves and what each one says."""
+    return launch.stage(stage).METRICS
