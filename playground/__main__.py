@@ -5,6 +5,7 @@ or 1 with one line.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -36,6 +37,12 @@ def models(args: argparse.Namespace) -> Any:
     return [{"ref": ref, "title": title, "ready": catalog.is_ready(ref)} for title, ref in catalog.choices()]
 
 
+def settings(args: argparse.Namespace) -> Any:
+    """List the settings of a stage: what --set accepts, and what each one does."""
+    found = launch.stage(args.stage).Settings
+    return [dataclasses.asdict(spec) | {"kind": spec.kind.__name__} for spec in found.specs().values()]
+
+
 def data(args: argparse.Namespace) -> Any:
     """Check a file (what is kept, dropped and why), or list the stored datasets."""
     if args.action == "list":
@@ -60,8 +67,10 @@ def data(args: argparse.Namespace) -> Any:
 
 def train(args: argparse.Namespace) -> Any:
     """Start a run, wait for its end and show its progress. Ctrl-C stops it after the step, with its weights saved."""
-    preset = launch.presets(args.stage).get(args.preset, {}) if args.preset else {}
-    source = args.data or preset.get("data")
+    values = _pairs(args.set)
+    # Everything typed is checked before a file is stored or a model fetched.
+    launch.stage(args.stage).Settings.parse({**launch.preset_settings(args.stage, args.preset), **values})
+    source = args.data or (launch.presets(args.stage)[args.preset].get("data") if args.preset else None)
     if not source:
         raise ValueError("--data is missing: a stored dataset's name or a file.")
     if Path(source).is_file():
@@ -69,7 +78,6 @@ def train(args: argparse.Namespace) -> Any:
         show(f"{dataset.name}: {len(report.kept)} of {report.rows} rows kept\n")
     else:
         dataset = library.find(source)
-    values = dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in args.set)
     base = catalog.prepare(args.base, show)
     started = launch.launch(args.stage, base, dataset, values, args.name, args.preset)
     show(f"{started.name} ({started.id})\n")
@@ -140,12 +148,22 @@ def resume(args: argparse.Namespace) -> Any:
     return _wait(found)
 
 
+def _pairs(given: list[str]) -> dict[str, str]:
+    """Names and values of --set KEY=VALUE."""
+    for pair in given:
+        if "=" not in pair:
+            raise ValueError(f"--set takes KEY=VALUE, such as max_steps=20; got {pair!r}.")
+    return {key.strip(): value for key, value in (pair.split("=", 1) for pair in given)}
+
+
 def _wait(started: run.Run) -> Any:
     """Shows progress until the run ends; Ctrl-C asks it to stop and save."""
-    while (status := started.status()).active:
-        eta = f", {status.eta:.0f} s left" if status.eta else ""
-        show(f"{started.name}: {status.phase}, step {status.step} of {status.total}{eta}")
+    while True:
         try:
+            if not (status := started.status()).active:
+                break
+            eta = f", {status.eta:.0f} s left" if status.eta else ""
+            show(f"{started.name}: {status.phase}, step {status.step} of {status.total}{eta}")
             time.sleep(0.3)
         except KeyboardInterrupt:
             started.request_stop()
@@ -185,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     verb(models).add_argument("--fetch", metavar="MODEL", help="fetch and convert this model now")
+    verb(settings).add_argument("stage", choices=STAGES)
     check = verb(data)
     check.add_argument("action", choices=["check", "list"])
     check.add_argument("file", nargs="?")

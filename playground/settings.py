@@ -107,6 +107,20 @@ class Settings:
         return dataclasses.asdict(self)
 
 
+def markdown(settings: type[Settings]) -> str:
+    """The settings as the README's table."""
+    lines = ["| setting | default | accepts | what it does |", "|---|---|---|---|"]
+    for spec in settings.specs().values():
+        accepts = "text"
+        if spec.choices is not None:
+            accepts = ", ".join(str(choice) for choice in spec.choices)
+        elif spec.low is not None and spec.high is not None:
+            accepts = f"{spec.low:,g} to {spec.high:,g}" if spec.high < 1e6 else f"from {spec.low:g}"
+        default = " / ".join(str(spec.default).splitlines())
+        lines.append(f"| `{spec.name}` | {default} | {accepts} | {spec.help} |")
+    return "\n".join(lines)
+
+
 def _plain(hint: Any) -> type:
     """`int | None` → int: an optional setting is checked as what it holds."""
     if isinstance(hint, types.UnionType):

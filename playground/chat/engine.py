@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from playground.data.rendering import Message, Renderer
-from playground.models import adapters, catalog, loading
+from playground.models import catalog, loading
+from playground.models.adapters import Adapters, check_adapter, open_adapters
 from playground.models.catalog import Base, ModelError, Progress, silent
 from playground.models.decode import Sampling, decode, favour_small_batches
 from playground.runs.run import Run
@@ -28,7 +29,7 @@ class Loaded:
     model: Any
     renderer: Renderer
     ends: set[int]
-    adapters: adapters.Adapters | None = None
+    adapters: Adapters | None = None
     names: "OrderedDict[str, float]" = field(default_factory=OrderedDict)
 
 
@@ -51,6 +52,8 @@ def reply(
 ) -> Iterator[list[str]]:
     """Yields the answers so far, one text a column. columns[i] is a run, or None for the base itself; histories[i] ends
     with the user's message."""
+    if len({run.id for run in columns if run}) > MAX_ADAPTERS:
+        raise ModelError(f"{MAX_ADAPTERS} runs at most can answer at once; ask the others afterwards.")
     with _turn:
         loaded = _load(ref, progress)
         roles = [_attach(loaded, run) for run in columns]
@@ -90,19 +93,34 @@ def _attach(loaded: Loaded, run: Run | None) -> str | None:
     request = run.request
     if request["base_identity"] != loaded.base.identity:
         raise ModelError(f"{run.name} was trained on {request['base_title']}, not on {loaded.base.title}.")
-    adapters.check_adapter(run.adapter)
+    check_adapter(run.adapter)
     saved = (run.adapter / "adapter_model.safetensors").stat().st_mtime
     if loaded.names.get(run.id) == saved:
         loaded.names.move_to_end(run.id)
         return run.id
-    if loaded.adapters is None:
-        loaded.adapters = adapters.open_adapters(loaded.model, run.id, run.adapter)
-    else:
-        if run.id in loaded.names:
-            loaded.adapters.drop(run.id)
-        elif len(loaded.names) >= MAX_ADAPTERS:
-            oldest, _ = loaded.names.popitem(last=False)
-            loaded.adapters.drop(oldest)
-        loaded.adapters.load(run.id, run.adapter)
+    try:
+        _bring_in(loaded, run)
+    except Exception as error:  # PEFT fails in many ways and leaves half an adapter behind: start afresh next time
+        _forget()
+        raise ModelError(f"The weights of {run.name} can't be loaded: {str(error)[:200]}") from error
     loaded.names[run.id] = saved
     return run.id
+
+
+def _bring_in(loaded: Loaded, run: Run) -> None:
+    """Attaches the run's adapter in place of an older state of it, or of the least recently used one."""
+    if loaded.adapters is None:
+        loaded.adapters = open_adapters(loaded.model, run.id, run.adapter)
+        return
+    if run.id in loaded.names:
+        loaded.adapters.drop(run.id)
+    elif len(loaded.names) >= MAX_ADAPTERS:
+        oldest, _ = loaded.names.popitem(last=False)
+        loaded.adapters.drop(oldest)
+    loaded.adapters.load(run.id, run.adapter)
+
+
+def _forget() -> None:
+    """Frees the base and its adapters; the next question loads them again."""
+    global _loaded
+    _loaded = None

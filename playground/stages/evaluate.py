@@ -44,7 +44,10 @@ def evaluate(base: Base, run: Run | None, dataset: Dataset, progress: Progress =
     limits = dataset.checks()
     if not limits:
         raise DataError(f"{dataset.name} has no checks.yaml, so there is nothing to measure its answers against.")
+    checks.check("", limits)  # a misspelt check is told before the answers are made, not after
     prompts = [_question(row.messages) for row in dataset.rows("heldout")]
+    if not prompts:
+        raise DataError(f"{dataset.name} holds nothing out to ask: it has fewer than ten different questions.")
     facts = dataset.facts()
     progress("Loading the model", None)
     renderer = Renderer(base.folder)

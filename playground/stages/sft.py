@@ -155,6 +155,7 @@ def main(settings: SFTSettings, run: Run) -> None:
     base, dataset = base_of(run), dataset_of(run)
     renderer = Renderer(base.folder)
     rows = [training_rows(dataset.rows(split), renderer, settings.max_length) for split in ("train", "heldout")]
+    left_out = dataset.train - len(rows[0])
     if not rows[0]:
         raise StageError(f"No row has an answer left within {settings.max_length} tokens; raise the longest row.")
 
@@ -165,6 +166,7 @@ def main(settings: SFTSettings, run: Run) -> None:
     model = loading.attach_lora(loading.load_base(base, where), *lora)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{base.title} on {where}: {trainable:,} trainable parameters, {len(rows[0])} rows, {len(rows[1])} held out")
+    print(f"{left_out} rows left out: nothing to learn within {settings.max_length} tokens, or refused by the template")
 
     prompts = [line.strip() for line in settings.probe_prompts.splitlines() if line.strip()][:5]
     probe = prober(renderer, prompts, settings.probe_tokens, run)
@@ -172,6 +174,8 @@ def main(settings: SFTSettings, run: Run) -> None:
 
     run.update(phase="saving")
     loading.save_adapter(model, base, renderer.template, run.adapter)
-    run.write_receipt({"metrics": metrics, "placement": str(where), "trainable_parameters": trainable})
+    run.write_receipt(
+        {"metrics": metrics, "placement": str(where), "trainable_parameters": trainable, "rows_left_out": left_out}
+    )
     if not run.stop_requested():
         trl_bridge.drop_checkpoints(run)

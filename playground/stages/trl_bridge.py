@@ -244,7 +244,7 @@ def train_sft(
         processing_class=tokenizer,
         callbacks=[callback],
         train_dataset=table(train_rows),
-        eval_dataset=table(heldout_rows) if heldout_rows else None,
+        eval_dataset=table(sorted(heldout_rows, key=lambda row: len(row.ids))) if heldout_rows else None,
     )
     for noisy in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
         trainer.remove_callback(noisy)

@@ -76,7 +76,7 @@ def build() -> list[gr.Dropdown]:
     )
     stop.click(lambda: "Stopped.", None, status, cancels=[asking], queue=False, api_visibility="private")
     fresh = [[[], []], [], [], "A new conversation."]
-    for changed in (clear.click, left.input, right.input):
+    for changed in (clear.click, left.input, right.input, left_bot.clear, right_bot.clear):
         changed(
             lambda: fresh, None, [histories, left_bot, right_bot, status], cancels=[asking], api_visibility="private"
         )
@@ -84,7 +84,9 @@ def build() -> list[gr.Dropdown]:
 
 
 def _bot(label: str, empty: str, elem_id: str) -> gr.Chatbot:
-    return gr.Chatbot(label=label, placeholder=empty, height=380, render_markdown=False, elem_id=elem_id)
+    return gr.Chatbot(
+        label=label, placeholder=empty, height=380, render_markdown=False, buttons=["copy_all"], elem_id=elem_id
+    )
 
 
 def choices() -> list[tuple[str, str]]:
@@ -114,8 +116,12 @@ def answer(
     """Yields (both conversations, status line) as the answers grow."""
     columns = [None if name == START else Run(name) for name in (left, right)]
     tuned = [run for run in columns if run]
-    ref = tuned[0].request["base"] if tuned else catalog.EMBEDDED
-    if wait := fetching.ready_or_fetch(ref):
+    try:
+        ref = tuned[0].request["base"] if tuned else catalog.EMBEDDED
+        wait = fetching.ready_or_fetch(ref)
+    except ValueError as error:  # the run was deleted, its base folder moved
+        raise gr.Error(str(error), duration=None) from error
+    if wait:
         raise gr.Error(wait)
     asked = [[*turns, {"role": "user", "content": question}] for turns in histories]
     yield asked, waiting_words()
@@ -124,17 +130,18 @@ def answer(
     from playground.models.decode import Sampling
 
     chosen = Sampling(**{**sampling, "seed": int(sampling["seed"]), "top_k": int(sampling["top_k"])})
-    began = time.monotonic()
+    began = None  # the clock starts with the first word: loading is told apart
     answers = ["", ""]
     try:
         for answers in engine.reply(ref, columns, asked, chosen):
+            began = began or time.monotonic()
             yield _with(asked, answers), "Answering…"
     except ValueError as error:
         raise gr.Error(str(error), duration=None) from error
     words = sum(len(text.split()) for text in answers)
     yield (
         _with(asked, answers),
-        f"{words} words in {time.monotonic() - began:.1f} s, both answers together.{cost_words()}",
+        f"{words} words in {time.monotonic() - (began or 0):.1f} s, both answers together.{cost_words()}",
     )
 
 

@@ -5,17 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from playground.data import library
 from playground.data.readers import LIMITS, read_file, read_text
-from playground.data.rendering import Renderer, RenderError
-from playground.data.report import Report, Row, examine, measure
+from playground.data.report import examine
 from playground.models import catalog
-from playground.statistics import quantile
-from playground.tabs import fetching, html
+from playground.models.catalog import EMBEDDED
+from playground.tabs import html
+from playground.tabs.rows import PAGE, Looked, preview_html, views
 
-PAGE = 4
 INTRO = f"""Bring conversations that show the manner you want. Each row needs a question and an answer, written in any
 of these ways: `messages`, `prompt` and `completion`, Alpaca (`instruction`, `output`), ShareGPT (`conversations`), in a
 JSONL, JSON, CSV, TSV or Parquet file of at most {LIMITS.file_bytes // 1_000_000} MB and {LIMITS.rows:,} rows."""
@@ -23,19 +21,10 @@ JSONL, JSON, CSV, TSV or Parquet file of at most {LIMITS.file_bytes // 1_000_000
 
 @dataclass
 class DataTab:
-    """What the page refreshes: the list of stored datasets, and the views when the tab is opened for the first time."""
+    """What the page refreshes: the list of stored datasets, and what a fresh page shows."""
 
     stored: gr.Dropdown
     opening: dict[str, Any]
-
-
-@dataclass
-class Looked:
-    """What the visitor is looking at: a file's report, or a stored dataset's rows."""
-
-    title: str
-    rows: list[Row]
-    report: Report | None = None
 
 
 def build() -> DataTab:
@@ -71,7 +60,7 @@ def build() -> DataTab:
                 max_height=240,
             )
     gr.Markdown(
-        "### What the model will see and what it learns\n"
+        "## What the model will see and what it learns\n"
         "Coloured and underlined tokens are learned; grey ones are only read."
     )
     with gr.Row():
@@ -84,21 +73,38 @@ def build() -> DataTab:
             label="Longest row",
             info="Tokens; what is longer is cut, here as in training.",
         )
+        ref = gr.Dropdown(
+            catalog.choices(),
+            value=EMBEDDED,
+            allow_custom_value=True,
+            label="Tokens of",
+            info="The model you will train; each has its own template and tokens.",
+        )
     lengths = gr.BarPlot(
-        x="tokens", y="rows", height=180, x_title="Tokens a row", y_title="Rows", label="Lengths", elem_id="lengths"
+        x="tokens",
+        y="rows",
+        x_bin=10,
+        y_aggregate="sum",
+        height=180,
+        x_title="Tokens a row",
+        y_title="Rows",
+        label="Lengths",
     )
     preview = gr.HTML(padding=False)
 
-    views = [report, dropped, first, lengths, preview]
-    fresh = [looked, name, *views]
-    upload.upload(_open_file, [upload, limit], fresh, api_visibility="private")
-    check.click(_open_text, [pasted, limit], fresh, api_visibility="private")
-    stored.input(_open_stored, [stored, limit], fresh, api_visibility="private")
-    first.release(preview_html, [looked, first, limit], preview, api_visibility="private")
-    limit.release(_views, [looked, limit], views, api_visibility="private")
-    save.click(_save, [looked, name], stored, api_visibility="private")
-    delete.click(_delete, stored, stored, api_visibility="private")
-    opening = {"fn": _first_look, "inputs": [looked, stored, limit], "outputs": [stored, *fresh]}
+    shown = [report, dropped, first, lengths, preview]
+    fresh = [looked, name, *shown]
+    how = [limit, ref]
+    private: dict[str, Any] = {"api_visibility": "private"}
+    upload.upload(_open_file, [upload, *how], fresh, **private)
+    check.click(_open_text, [pasted, *how], fresh, **private)
+    stored.input(_open_stored, [stored, *how], fresh, **private)
+    first.release(preview_html, [looked, first, *how], preview, **private)
+    limit.release(views, [looked, *how], shown, **private)
+    ref.change(views, [looked, *how], shown, **private)
+    save.click(_save, [looked, name], stored, **private)
+    delete.click(_delete, stored, stored, **private)
+    opening = {"fn": _first_look, "inputs": how, "outputs": [stored, *fresh]}
     return DataTab(stored, opening)
 
 
@@ -107,7 +113,7 @@ def choices() -> list[tuple[str, str]]:
     return [(f"{d.name} ({d.train} + {d.heldout} rows)", d.id) for d in library.datasets()]
 
 
-def _open_file(path: str | None, limit: int) -> list[Any]:
+def _open_file(path: str | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
     if not path:
         return [gr.skip()] * 7
     file = Path(path)
@@ -117,139 +123,36 @@ def _open_file(path: str | None, limit: int) -> list[Any]:
         raise gr.Error(str(error), duration=None) from error
     finally:
         file.unlink(missing_ok=True)  # uploads stay no longer than they are needed
-    return _opened(Looked(file.name, report.kept, report), file.stem, limit)
+    return _opened(Looked(file.name, report.kept, report), file.stem, limit, ref)
 
 
-def _open_text(text: str, limit: int) -> list[Any]:
+def _open_text(text: str, limit: int, ref: str = EMBEDDED) -> list[Any]:
     try:
         report = examine(read_text(text))
     except ValueError as error:
         raise gr.Error(str(error), duration=None) from error
-    return _opened(Looked("pasted text", report.kept, report), "pasted", limit)
+    return _opened(Looked("pasted text", report.kept, report), "pasted", limit, ref)
 
 
-def _open_stored(data_id: str | None, limit: int) -> list[Any]:
+def _open_stored(data_id: str | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
     if not data_id:
         return [gr.skip()] * 7
-    dataset = library.find(data_id)
-    return _opened(Looked(dataset.name, dataset.rows("train")), "", limit)
+    try:
+        dataset = library.find(data_id)
+    except ValueError as error:  # deleted on another page
+        raise gr.Error(str(error)) from error
+    return _opened(Looked(dataset.name, dataset.rows("train")), "", limit, ref)
 
 
-def _first_look(looked: Looked | None, data_id: str | None, limit: int) -> list[Any]:
-    """An empty tab shows the first dataset of the library, so that there is something to understand at once."""
-    if looked is not None or data_id:
-        return [gr.skip()] * 8
+def _first_look(limit: int, ref: str) -> list[Any]:
+    """A fresh page shows the first dataset of the library, so that there is something to understand at once."""
     first = library.datasets()[0].id
-    return [gr.Dropdown(choices=choices(), value=first), *_open_stored(first, limit)]
+    return [gr.Dropdown(choices=choices(), value=first), *_open_stored(first, limit, ref)]
 
 
-def _opened(looked: Looked, name: str, limit: int) -> list[Any]:
+def _opened(looked: Looked, name: str, limit: int, ref: str) -> list[Any]:
     """Values for [looked, name, *views]."""
-    return [looked, name, *_views(looked, limit)]
-
-
-def _views(looked: Looked | None, limit: int) -> list[Any]:
-    """Values for [report, dropped, first, lengths, preview]."""
-    if looked is None:
-        return [gr.skip()] * 5
-    renderer, words = _renderer()
-    lines = [html.tag("h3", looked.title)]
-    if looked.report:
-        lines += _counts(looked.report)
-    else:
-        lines.append(html.tag("p", f"{len(looked.rows)} rows to learn from; the held-out rows are kept apart."))
-    bars = pd.DataFrame({"tokens": [], "rows": []})
-    if renderer and looked.rows:
-        found = measure(looked.rows, renderer, limit)
-        lines += _token_words(found, limit)
-        bars = _histogram(found.tokens)
-    elif words:
-        lines.append(html.tag("p", words, "pg-note"))
-    dropped = looked.report.dropped if looked.report else []
-    frame = gr.Dataframe(value=[[row, why] for row, why in dropped[:500]], visible=bool(dropped))
-    slider = gr.Slider(1, max(2, len(looked.rows)), value=1)
-    return [html.live(lines), frame, slider, bars, preview_html(looked, 1, limit)]
-
-
-def _counts(report: Report) -> list[str]:
-    """Kept and dropped in words."""
-    shape = f"{len(report.kept)} of {report.rows} rows kept, recognised as {report.shape}."
-    lines = [html.tag("p", shape, "pg-state")]
-    for reason, rows in report.reasons()[:5]:
-        numbers = ", ".join(str(row) for row in rows[:8]) + (" …" if len(rows) > 8 else "")
-        lines.append(html.tag("p", f"{len(rows)} dropped: {reason} (row {numbers})."))
-    train, heldout = library.split_by_prompt(report.kept)
-    share = (
-        f"{len(heldout)} are held out to measure with, {len(train)} are trained on; no question is on both sides."
-        if heldout
-        else "Fewer than ten different questions: nothing is held out, so there will be no independent measure."
-    )
-    return [*lines, html.tag("p", share), *[html.tag("p", note, "pg-note") for note in report.notes]]
-
-
-def _token_words(found: Any, limit: int) -> list[str]:
-    """Lengths, cuts and template trouble in words."""
-    lines = []
-    if found.tokens:
-        middle, longest = quantile(found.tokens, 0.5), max(found.tokens)
-        learned = sum(found.learned) / max(1, sum(found.tokens))
-        lines.append(f"Tokens a row: {middle} in the middle, {longest} at most; {learned:.0%} of them are learned.")
-    if found.cut:
-        lines.append(
-            f"{len(found.cut)} rows are longer than {limit} tokens and lose their end: row {_some(found.cut)}."
-        )
-    if found.unlearnable:
-        lines.append(
-            f"{len(found.unlearnable)} of these have nothing left to learn and are left out: "
-            f"row {_some(found.unlearnable)}."
-        )
-    if found.refused:
-        lines.append(f"{len(found.refused)} rows are left out, first row {found.refused[0][0]}: {found.refused[0][1]}.")
-    if found.control:
-        lines.append(
-            f"{len(found.control)} rows hold control tokens of the model as text, as if a template had been applied "
-            f"already: row {_some(found.control)}."
-        )
-    return [html.tag("p", line) for line in lines]
-
-
-def _some(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:8])) + (" …" if len(rows) > 8 else "")
-
-
-def _histogram(tokens: list[int]) -> pd.DataFrame:
-    """Rows by token count, in at most 30 bars of equal width."""
-    width = max(1, -(-max(tokens, default=1) // 30))
-    counts = pd.Series([count // width * width for count in tokens]).value_counts().sort_index()
-    return pd.DataFrame({"tokens": [f"{start}" for start in counts.index], "rows": counts.to_list()})
-
-
-def preview_html(looked: Looked | None, first: int, limit: int) -> str:
-    """A few rows as chat, and as the very tokens that training will use."""
-    if looked is None or not looked.rows:
-        return ""
-    renderer, _ = _renderer()
-    parts = []
-    for row in looked.rows[int(first) - 1 : int(first) - 1 + PAGE]:
-        inner = [html.tag("p", f"Row {row.row}", "pg-note"), html.conversation(row.messages)]
-        if renderer:
-            try:
-                encoded = renderer.encode(row.messages)
-                kept = encoded.cut(limit)
-                inner.append(html.tokens(kept.texts, kept.learned))
-                if len(encoded.ids) > limit:
-                    inner.append(html.tag("p", f"{len(encoded.ids) - limit} tokens are cut off here.", "pg-note"))
-            except RenderError as error:
-                inner.append(html.tag("p", f"This row is left out: {error}.", "pg-note"))
-        parts.append(html.box(inner, "pg-row"))
-    return html.box(parts)
-
-
-def _renderer() -> tuple[Renderer | None, str]:
-    """The embedded model's renderer, or a sentence while the model is being fetched."""
-    if words := fetching.ready_or_fetch(catalog.EMBEDDED):
-        return None, f"Token counts and the mask need the model's tokenizer. {words}"
-    return Renderer(catalog.prepare(catalog.EMBEDDED).folder), ""
+    return [looked, name, *views(looked, limit, ref)]
 
 
 def _save(looked: Looked | None, name: str) -> Any:

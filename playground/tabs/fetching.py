@@ -37,11 +37,17 @@ def status() -> str:
 
 def ready_or_fetch(ref: str) -> str | None:
     """None if the model can be used now; else a sentence to show, and fetching has begun."""
-    if catalog.is_ready(ref):
+    if catalog.is_ready(ref) or _fetched(ref):
         return None
     start(ref)
     name = "the embedded model" if ref == catalog.EMBEDDED else ref
     return f"Fetching {name} first. The line at the top of the page shows how far it is; try again once it is gone."
+
+
+def _fetched(ref: str) -> bool:
+    """True if a fetch of this server has ended well; for a Hub id or a .gguf file nothing else tells."""
+    process = _processes.get(ref)
+    return process is not None and process.poll() == 0
 
 
 def _last_line() -> str:

@@ -60,7 +60,7 @@ def details_html(run_id: str | None) -> str:
     for title, content in (("Asked", run.request), ("Receipt", run.receipt())):
         if content:
             text = json.dumps(content, indent=1, ensure_ascii=False)
-            parts += [html.tag("h4", title), html.box([html.tag("pre", text)], "pg-scroll")]
+            parts += [html.tag("h3", title), html.scroll(html.tag("pre", text), title)]
     return html.box(parts)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.middleware import Middleware
 
 from playground.home import cache, home
+from playground.models import catalog
 
 # Model output and uploads may hold <img> tags; without this they would fetch from anywhere and tell who is reading.
 POLICY = (
@@ -40,6 +41,12 @@ def on_space() -> bool:
     return "SPACE_ID" in os.environ
 
 
+def check_ref(ref: str) -> None:
+    """ValueError if this model may not be used here: a visitor of a Space must not reach into the host's folders."""
+    if on_space() and catalog.kind(ref) not in ("embedded", "hub"):
+        raise ValueError("On a public Space only the embedded model and Hub ids can be used.")
+
+
 def launch_options() -> dict[str, Any]:
     """Arguments of Blocks.launch()."""
     return {
@@ -63,7 +70,7 @@ def theme() -> Any:
     )
     return soft.set(
         body_text_color_subdued="*neutral_500",
-        body_text_color_subdued_dark="*neutral_400",
+        body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*neutral_500",
         block_info_text_color_dark="*neutral_400",
         block_title_background_fill="transparent",

@@ -19,7 +19,11 @@ STYLE = """
 .pg-grey {color: var(--body-text-color-subdued)}
 .pg-learned {background: #d1fae5; color: #064e3b; box-shadow: inset 0 -2px 0 #059669}
 .dark .pg-learned {background: #064e3b; color: #d1fae5; box-shadow: inset 0 -2px 0 #34d399}
-table.pg-table {width: 100%; border-collapse: collapse; border: 0}
+button[role=tab].selected {color: var(--primary-600) !important}
+.dark button[role=tab].selected {color: var(--primary-400) !important}
+.html-container {padding: 0 !important}
+table.pg-table, table.pg-table thead, table.pg-table tbody, table.pg-table tr {border: 0 !important}
+table.pg-table {width: 100%; border-collapse: collapse}
 table.pg-table th, table.pg-table td {text-align: left; vertical-align: top; padding: .35rem .6rem; border: 0;
   border-bottom: 1px solid var(--border-color-primary)}
 table.pg-table th:first-child, table.pg-table td:first-child {white-space: nowrap; width: 1%}
@@ -55,7 +59,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """A table of escaped cells that scrolls sideways on a small screen."""
     top = box([tag("th", cell) for cell in head], name="tr")
     body = [box([tag("td", cell) for cell in row], name="tr") for row in rows]
-    return box([f'<table class="pg-table"><thead>{top}</thead><tbody>{"".join(body)}</tbody></table>'], "pg-scroll")
+    return scroll(f'<table class="pg-table"><thead>{top}</thead><tbody>{"".join(body)}</tbody></table>', "Table")
+
+
+def scroll(inner: str, label: str) -> str:
+    """A region that scrolls sideways on a small screen, by keyboard too."""
+    return f'<div class="pg-scroll" tabindex="0" role="region" aria-label="{escape(label)}">{inner}</div>'
 
 
 def conversation(messages: list[dict[str, str]]) -> str:

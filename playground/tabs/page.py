@@ -26,7 +26,7 @@ def build() -> gr.Blocks:
         with gr.Tabs() as tabs:
             with gr.Tab("Start", id="start"):
                 steps = start.build()
-            with gr.Tab("Data", id="data") as data_page:
+            with gr.Tab("Data", id="data"):
                 data_tab = data.build()
             stage_tabs = []
             for name in launch.STAGES:
@@ -39,7 +39,6 @@ def build() -> gr.Blocks:
 
         for button, target in zip(steps, ("data", "sft", "chat"), strict=True):
             button.click(lambda target=target: gr.Tabs(selected=target), None, tabs, api_visibility="private")
-        data_page.select(**data_tab.opening, api_visibility="private", show_progress="hidden")
         chat_tab.select(chat.refresh, pickers, pickers, api_visibility="private", show_progress="hidden")
         runs_tab.select(
             lambda: [history.listing_html(), gr.Dropdown(choices=history.choices())],
@@ -72,13 +71,7 @@ def _keep_data_choices(page: gr.Blocks, data_tab: data.DataTab, stage_tabs: list
     lists = [tab.data for tab in stage_tabs]
     data_tab.stored.change(choices, None, lists, api_visibility="private", show_progress="hidden")
     page.load(choices, None, lists, api_visibility="private", show_progress="hidden")
-    page.load(
-        lambda: gr.Dropdown(choices=data.choices()),
-        None,
-        data_tab.stored,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    page.load(**data_tab.opening, api_visibility="private", show_progress="hidden")
 
 
 def _keep_fresh(page: gr.Blocks, now: gr.HTML, stage_tabs: list[stage.StageTab]) -> None:

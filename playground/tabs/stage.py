@@ -38,14 +38,12 @@ def build(stage: str) -> StageTab:
             fields, start = _form(module)
         with gr.Column(scale=3, min_width=320):
             tab = _run_view(stage)
-    inputs = {fields[name] for name in fields}
 
-    def press(values: dict[Any, Any]) -> Any:
-        named = {name: values[component] for name, component in fields.items()}
+    def press(**named: Any) -> Any:
         started = _start(stage, named)
         return gr.Dropdown(choices=run_choices(stage), value=started.id)
 
-    start.click(press, inputs=inputs, outputs=tab.picker, api_name=f"start_{stage}", concurrency_limit=2)
+    start.click(press, inputs_kwargs=fields, outputs=tab.picker, api_name=f"start_{stage}", concurrency_limit=2)
     tab.data = fields["data"]
     return tab
 
@@ -68,7 +66,7 @@ def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Bu
         [OWN, *presets], value=OWN, label="Preset", info="Settings that are known to work; choosing one fills the form."
     )
     about = gr.Markdown()
-    fields["name"] = gr.Textbox(label="Run name", info="Left empty, stage and data give it one.", max_length=60)
+    fields["name"] = gr.Textbox("", label="Run name", info="Left empty, stage and data give it one.", max_length=60)
     start = gr.Button("Start training", variant="primary")
     settings = form.widgets(module.Settings)
 
@@ -91,12 +89,11 @@ def _start(stage: str, named: dict[str, Any]) -> Run:
     try:
         if not data:
             raise ValueError("Choose data first; the Data tab takes your own.")
-        if hosting.on_space() and catalog.kind(ref) not in ("embedded", "hub"):
-            raise ValueError("On a public Space only the embedded model and Hub ids can be used.")
+        hosting.check_ref(ref)
         values = launch.stage(stage).Settings.parse(named).values()
         if wait := fetching.ready_or_fetch(ref):
             raise ValueError(wait)
-        return launch.launch(stage, catalog.prepare(ref), library.find(data), values, name.strip() or None)
+        return launch.launch(stage, catalog.prepare(ref), library.find(data), values, (name or "").strip() or None)
     except ValueError as error:
         raise gr.Error(str(error), duration=None) from error
 
@@ -110,13 +107,14 @@ def _run_view(stage: str) -> StageTab:
         resume = gr.Button("Resume", size="sm")
     metrics = view.metrics_of(stage)
     plots = [_plot(metric, metrics[metric]) for metric in list(metrics)[:IN_VIEW]]
-    gr.Markdown("### The model changes as it learns")
+    gr.Markdown("## The model changes as it learns")
     probes = gr.HTML(view.probes_html(None), padding=False)
     with gr.Accordion("More curves", open=False):
         plots += [_plot(metric, metrics[metric]) for metric in list(metrics)[IN_VIEW:]]
     with gr.Accordion("Log", open=False):
         log = gr.Textbox(label="End of the log", lines=10, max_lines=10, interactive=False, autoscroll=True)
-    stop.click(_stop, picker, None, api_name=f"stop_{stage}", queue=False)
+    stop.click(_stop, picker, None, api_visibility="private", concurrency_limit=None)  # unqueued, its toast is lost
+    gr.api(stop_run, api_name=f"stop_{stage}", queue=False)  # the picker knows only the runs that its own page has seen
     resume.click(_resume, picker, None, api_visibility="private", queue=False)
     seen = gr.State(None)
     outputs = [status, *plots, probes, log, seen]
@@ -146,10 +144,11 @@ def _plot(metric: str, words: str) -> gr.LinePlot:
 def shown(stage: str, run_id: str | None) -> list[Any]:
     """Values for StageTab.outputs: everything the page shows of one run."""
     run = Run(run_id) if run_id else None
+    seen = (look(run), None)  # looked at first: what changes while the files are read is shown by the next tick
     events = run.metrics() if run else []
     curves = [view.curve(events, metric) for metric in view.metrics_of(stage)]
     log = run.log_tail() if run else ""
-    return [view.status_html(run), *curves, view.probes_html(run), log, look(run)]
+    return [view.status_html(run), *curves, view.probes_html(run), log, seen]
 
 
 def look(run: Run | None) -> tuple[Any, ...]:
@@ -158,20 +157,23 @@ def look(run: Run | None) -> tuple[Any, ...]:
 
 
 def tick(stage: str, run_id: str | None, seen: Any) -> list[Any]:
-    """Values for [picker, *outputs] every second or two; what has not changed is skipped."""
+    """Values for [picker, *outputs] every second or two; what has not changed is skipped.
+
+    `seen` is (what was shown of the run, the runs that the picker offers; None: not known)."""
     choices = run_choices(stage)
     known = [value for _, value in choices]
     chosen = run_id if run_id in known else (known[0] if known else None)
-    picker = gr.skip() if chosen == run_id else gr.Dropdown(choices=choices, value=chosen)
-    if look(Run(chosen) if chosen else None) == seen:
-        return [picker, *[gr.skip()] * (len(view.metrics_of(stage)) + 4)]
-    return [picker, *shown(stage, chosen)]
+    looked, offered = seen or (None, None)
+    now = (look(Run(chosen) if chosen else None), choices)
+    picker = gr.skip() if (run_id, offered) == (chosen, choices) else gr.Dropdown(choices=choices, value=chosen)
+    values = [gr.skip()] * (len(view.metrics_of(stage)) + 3) if looked == now[0] else shown(stage, chosen)[:-1]
+    return [picker, *values, gr.skip() if seen == now else now]
 
 
 def run_choices(stage: str) -> list[tuple[str, str]]:
     """(label, id) of the stage's runs, newest first."""
     found = [run for run in reversed(runs.list_runs()) if run.request["stage"] == stage]
-    return [(f"{run.name} ({run.status().state})", run.id) for run in found]
+    return [(run.name, run.id) for run in found]
 
 
 def data_choices(kind: str) -> list[tuple[str, str]]:
@@ -181,8 +183,18 @@ def data_choices(kind: str) -> list[tuple[str, str]]:
 
 def _stop(run_id: str | None) -> None:
     if run_id:
-        Run(run_id).request_stop()
+        stop_run(run_id)
         gr.Info("It finishes its step, saves and stops.")
+
+
+def stop_run(run: str) -> str:
+    """Stops a run, given by its id or name, after its step, with its weights saved; returns its state."""
+    try:
+        found = runs.find(run)
+        found.request_stop()
+        return found.status().state
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
 
 
 def _resume(run_id: str | None) -> None:

@@ -19,7 +19,7 @@ layers on top, each one a training stage that you can run here on a small model 
 The first layer is open in this version; the others follow.
 """
 STEPS = """
-### Five minutes to a model that changed
+## Five minutes to a model that changed
 
 1. Open **Data** and look at *pocket-tutor*: a tutor who answers in at most three short sentences and ends with a
    question. The coloured tokens are all that the model learns from.

@@ -90,7 +90,7 @@ def probes_html(run: Run | None) -> str:
     parts = []
     for prompt in prompts:
         rows = [[str(s["step"]), s["answer"] or "(nothing)"] for s in samples if s["prompt"] == prompt]
-        parts += [html.tag("h4", prompt), html.table(["Step", "Answer"], rows)]
+        parts += [html.tag("h3", prompt), html.table(["Step", "Answer"], rows)]
     return html.box(parts)
 
 

@@ -1,0 +1,196 @@
+"""The whole job in a real browser: upload, report, mask, train, close the page, come back, compare."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOTS = ROOT / "test-results"
+CHROMIUM = os.environ.get("PLAYGROUND_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
+)
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
+TABS = ("Start", "Data", "Fine-tune (SFT)", "Chat", "Runs")
+LONG = 120_000  # ms; a slow machine is no failure
+
+# What Gradio's own parts break and a page can't mend: Chatbot's icon button and an empty plot's marks have no names.
+UPSTREAM = {"button-name", "svg-img-alt"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, embedded_model):
+    """app.py as a newcomer starts it, on a free port and in a home of its own."""
+    home = tmp_path_factory.mktemp("browser-home")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "PLAYGROUND_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    log = (home / "server.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+    )
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            break
+        except OSError:
+            time.sleep(0.25)
+    yield url
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=30)
+    log.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI has no Chromium; .ci/run installs it")
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Opens the page as a visitor does; afterwards nothing may have failed in it or have left this machine."""
+    pages: list[Page] = []
+    problems: list[str] = []
+
+    def opened(query: str = "", width: int = 1280) -> Page:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda asked: None if _local(asked.url, server) else problems.append(f"left: {asked.url}"))
+        page.goto(f"{server}/{query}")
+        expect(page.get_by_role("heading", name="Alignment Playground")).to_be_visible(timeout=LONG)
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert problems == []
+
+
+def _local(url: str, server: str) -> bool:
+    return url.startswith((server, "data:", "blob:"))
+
+
+def go(page: Page, name: str) -> None:
+    """Opens a tab, also where a narrow screen hides it behind the dots."""
+    tab = page.get_by_role("tab", name=name, exact=True)
+    dots = page.locator(".overflow-menu > button").first
+    page.wait_for_timeout(500)  # the row of tabs settles after the first paint
+    expect(tab.or_(dots).first).to_be_visible(timeout=LONG)
+    if tab.is_visible():
+        tab.click()
+    else:
+        dots.click()
+        page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+
+
+def write_rows(path: Path) -> Path:
+    """A CSV as a person would bring it, with a row that can't be used and a hostile one."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["instruction", "input", "output"])
+        for number in range(30):
+            writer.writerow([f"Tell me about the number {number}.", "", f"Arr, {number} be a fine number, matey!"])
+        writer.writerow(["What is missing here?", "", ""])
+        writer.writerow(['<img src=x onerror="window.PWNED=1">', "", "Arr, <b>no</b> treasure here, matey!"])
+    return path
+
+
+def test_a_visitor_uploads_trains_leaves_comes_back_and_compares(visit, tmp_path):
+    SHOTS.mkdir(exist_ok=True)
+    page = visit()
+
+    go(page, "Data")
+    expect(page.get_by_role("heading", name="pocket-tutor")).to_be_visible(timeout=LONG)
+    page.locator("input[type=file]").first.set_input_files(write_rows(tmp_path / "pirate.csv"))
+    expect(page.get_by_text("31 of 32 rows kept, recognised as alpaca.")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("an empty assistant message").first).to_be_visible()
+    expect(page.locator(".pg-learned").first).to_contain_text("Ar")
+    page.screenshot(path=SHOTS / "data.png", full_page=True)
+    page.get_by_role("button", name="Keep this dataset").click()
+    expect(page.get_by_text("Kept as pirate")).to_be_visible(timeout=LONG)
+    assert page.evaluate("window.PWNED") is None
+
+    go(page, "Fine-tune (SFT)")
+    page.get_by_label("Data", exact=True).click()
+    page.get_by_role("option", name=re.compile("^pirate")).click()
+    for label, value in (("Steps at most", "16"), ("Learning rate", "0.004"), ("Run name", "pirate-run")):
+        page.get_by_label(label).first.fill(value)
+    page.get_by_role("button", name="Start training").click()
+    status = page.locator("#sft-status")
+    expect(status).to_contain_text("pirate-run", timeout=LONG)
+    expect(status).to_contain_text(re.compile(r"step [2-9] of 16"), timeout=LONG)
+    expect(page.locator("#plot-loss svg")).to_be_visible(timeout=LONG)
+    page.screenshot(path=SHOTS / "training.png", full_page=True)
+    page.close()  # mid-run
+
+    page = visit()
+    go(page, "Fine-tune (SFT)")
+    status = page.locator("#sft-status")
+    expect(status).to_contain_text("Finished", timeout=LONG)
+    expect(status).to_contain_text("Held-out loss")
+    expect(page.get_by_text("Why is the sky blue?").first).to_be_visible()
+    page.screenshot(path=SHOTS / "finished.png", full_page=True)
+
+    go(page, "Chat")
+    page.wait_for_timeout(1500)
+    page.get_by_label("Your question").fill("Tell me about the number 7.")
+    page.get_by_label("Your question").press("Enter")
+    left = page.locator("#left-answers [data-testid=bot]").last
+    right = page.locator("#right-answers [data-testid=bot]").last
+    expect(right).to_have_text(re.compile(r"\w"), timeout=LONG)
+    early = len(right.inner_text())
+    expect(page.locator("#chat-status")).to_contain_text("words in", timeout=LONG)
+    assert len(right.inner_text()) >= early
+    assert left.inner_text().strip() != right.inner_text().strip()
+    assert "matey" in right.inner_text()
+    page.screenshot(path=SHOTS / "chat.png", full_page=True)
+
+    go(page, "Runs")
+    expect(page.get_by_role("cell", name="pirate-run")).to_be_visible(timeout=LONG)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_tab_is_accessible_and_fits_the_screen(visit, theme, width):
+    page = visit(f"?__theme={theme}", width)
+    found = []
+    for name in TABS:
+        go(page, name)
+        page.wait_for_timeout(800)
+        SHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SHOTS / f"{name.split()[0].lower()}-{width}-{theme}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, name
+        for violation in Axe().run(page).response["violations"]:
+            if violation["id"] not in UPSTREAM and violation["impact"] in ("serious", "critical"):
+                nodes = [node["html"][:160] for node in violation["nodes"][:4]]
+                found.append(f"{name}: {violation['id']}: {nodes}")
+    assert found == []
+
+
+def test_a_second_browser_sees_the_same_runs(visit):
+    for page in (visit(), visit()):
+        go(page, "Runs")
+        runs = page.get_by_text("No runs yet").or_(page.get_by_role("cell", name="pirate-run"))
+        expect(runs).to_be_visible(timeout=LONG)
