@@ -24,7 +24,7 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> Rate:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Rate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    return Rate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -23,6 +23,7 @@ CHROMIUM = os.environ.get("PLAYGROUND_CHROMIUM") or next(
 )
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
 TABS = ("Start", "Data", "Fine-tune (SFT)", "Chat", "Runs")
+CURVE = "[...document.querySelectorAll('#plot-loss svg .mark-line path')].map(p => p.getAttribute('d')).join()"
 LONG = 120_000  # ms; a slow machine is no failure
 
 # What Gradio's own parts break and a page can't mend: Chatbot's icon button and an empty plot's marks have no names.
@@ -135,13 +136,15 @@ def test_a_visitor_uploads_trains_leaves_comes_back_and_compares(visit, tmp_path
     go(page, "Fine-tune (SFT)")
     page.get_by_label("Data", exact=True).click()
     page.get_by_role("option", name=re.compile("^pirate")).click()
-    for label, value in (("Steps at most", "16"), ("Learning rate", "0.004"), ("Run name", "pirate-run")):
+    for label, value in (("Steps at most", "20"), ("Learning rate", "0.004"), ("Run name", "pirate-run")):
         page.get_by_label(label).first.fill(value)
     page.get_by_role("button", name="Start training").click()
     status = page.locator("#sft-status")
     expect(status).to_contain_text("pirate-run", timeout=LONG)
-    expect(status).to_contain_text(re.compile(r"step [2-9] of 16"), timeout=LONG)
-    expect(page.locator("#plot-loss svg")).to_be_visible(timeout=LONG)
+    expect(status).to_contain_text(re.compile(r"step [2-9] of 20"), timeout=LONG)
+    page.wait_for_function(f"({CURVE}).includes('L')", timeout=LONG)  # a line, no longer a point
+    drawn = page.evaluate(CURVE)
+    page.wait_for_function(f"(before) => ({CURVE}) !== before", arg=drawn, timeout=LONG)  # the curve moves
     page.screenshot(path=SHOTS / "training.png", full_page=True)
     page.close()  # mid-run
 

@@ -216,7 +216,7 @@ def test_a_run_without_weights_says_so(ask, tiny_model):
 
 def test_a_conversation_that_is_too_long_is_refused(ask):
     endless = [{"role": "user", "content": "why " * engine.MAX_PROMPT_TOKENS}]
-    with pytest.raises(ModelError, match=r"^This conversation is \d+ tokens long, 4096 at most; start a new one\.$"):
+    with pytest.raises(ModelError, match=r"^This conversation is \d+ tokens long, 500 at most; start a new one\.$"):
         ask([None], [endless])
     assert not engine.busy()
     assert ask([None])

@@ -299,7 +299,7 @@ def test_only_these_endpoints_are_public(server):
         named = json.load(answer)["named_endpoints"]
     assert set(named) == {"/start_sft", "/stop_sft"}
     parameters = [parameter["parameter_name"] for parameter in named["/start_sft"]["parameters"]]
-    assert parameters == ["data", "base", "name", *SFTSettings.specs()]
+    assert parameters == ["data", "base", "preset", "name", *SFTSettings.specs()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -323,7 +323,8 @@ looked, name, *views = data._open_file({str(rows)!r}, 64)
 data._save(looked, name)
 data._open_stored(library.find("rows").id, 64)
 launch.queue.start_worker = lambda: None
-stage._start("sft", {{"base": "embedded", "data": library.find("rows").id, "name": "", "max_steps": 1}})
+form = {{"base": "embedded", "data": library.find("rows").id, "name": "", "preset": stage.OWN, "max_steps": 1}}
+stage._start("sft", form)
 stage.tick("sft", None, None)
 page.now_html(), history.listing_html(), history.details_html(run.list_runs()[0].id), chat.refresh("base", "base")
 print([name for name in {HEAVY} if name in sys.modules], "pg-learned" in views[-1], len(run.list_runs()))
@@ -436,7 +437,8 @@ def test_a_dataset_deleted_on_another_page_is_a_sentence(embedded_model):
 
 ATTACK = "<img src=x onerror=\"alert('1')\"><script>alert(2)</script>'\">&lt;b&gt;"
 TAGS = {"div", "p", "span", "strong", "br", "h2", "h3", "h4", "table", "thead", "tbody", "tr", "th", "td", "pre"}
-ATTRIBUTES = {"class", "role", "style", "aria-live", "aria-label", "aria-valuemin", "aria-valuemax", "aria-valuenow"}
+ATTRIBUTES = {"class", "role", "style", "tabindex", "aria-live", "aria-label"}
+ATTRIBUTES |= {"aria-valuemin", "aria-valuemax", "aria-valuenow"}
 
 
 class Parts(HTMLParser):

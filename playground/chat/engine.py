@@ -58,10 +58,9 @@ def reply(
         loaded = _load(ref, progress)
         roles = [_attach(loaded, run) for run in columns]
         prompts = [loaded.renderer.prompt_ids(history) for history in histories]
-        if (longest := max(map(len, prompts))) > MAX_PROMPT_TOKENS:
-            raise ModelError(
-                f"This conversation is {longest} tokens long, {MAX_PROMPT_TOKENS} at most; start a new one."
-            )
+        room = min(MAX_PROMPT_TOKENS, loaded.model.config.max_position_embeddings - sampling.max_new_tokens)
+        if (longest := max(map(len, prompts))) > room:
+            raise ModelError(f"This conversation is {longest} tokens long, {room} at most; start a new one.")
         tokens: list[list[int]] = [[] for _ in columns]
         model = loaded.adapters.model if loaded.adapters else loaded.model
         who = (loaded.adapters, roles) if loaded.adapters else None
@@ -75,6 +74,10 @@ def reply(
 def _load(ref: str, progress: Progress) -> Loaded:
     """The base in memory, loaded now if it is another one than last time."""
     global _loaded
+    if _loaded is not None and _loaded.base.ref == ref == _loaded.base.hub_id:
+        return (
+            _loaded  # a revision on the Hub does not change, and asking for it anew would cost every answer a request
+        )
     base = catalog.prepare(ref, progress)
     if _loaded is None or _loaded.base.identity != base.identity:
         _loaded = None  # frees the other base first

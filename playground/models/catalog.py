@@ -91,7 +91,7 @@ def is_ready(ref: str) -> bool:
 
     if kind(ref) == "embedded":
         return gguf.embedded_folder() is not None
-    return kind(ref) == "folder"
+    return kind(ref) == "folder" or (kind(ref) == "hub" and _hub_copy(ref) is not None)
 
 
 def prepare(ref: str, progress: Progress = silent) -> Base:

@@ -25,6 +25,14 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"The longest answer must be at least 1 token, got {self.max_new_tokens}.")
+        if self.temperature < 0 or self.top_k < 0:
+            raise ValueError("Temperature and top k must not be negative.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"Top p must be above 0 and at most 1, got {self.top_p:g}.")
+
 
 @dataclass
 class _Row:

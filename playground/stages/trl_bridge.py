@@ -9,6 +9,7 @@ import json
 import math
 import resource
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,30 +126,30 @@ class RunCallback(TrainerCallback):
 
     def __init__(self, run: Run, probe: Callable[[Any, int], None], probe_steps: int):
         self.run, self.probe, self.probe_steps = run, probe, probe_steps
-        self.started, self.first_step = time.monotonic(), 0
         self.last: dict[str, float] = {}
+        self.seconds: dict[str, list[float]] = {"step": [], "probe": [], "held-out": []}
+        self.since = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started, self.first_step = time.monotonic(), state.global_step
-        self.run.update(
-            phase="measuring the held-out loss before training", step=state.global_step, total=state.max_steps
-        )
+        self.run.update(phase="training", step=state.global_step, total=state.max_steps)
         if state.global_step == 0:
-            self.probe(kwargs["model"], 0)
+            self._probe(kwargs["model"], 0)
+        self.since = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.first_step:
-            self.started = time.monotonic()
-        self.run.update(phase="training", step=state.global_step, total=state.max_steps, eta=self._eta(state))
+        self.since = time.monotonic()
+        self._progress(args, state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds["step"].append(time.monotonic() - self.since)
+        self._progress(args, state)
         step, last = state.global_step, state.global_step >= state.max_steps
-        self.run.update(phase="training", step=step, total=state.max_steps, eta=self._eta(state))
         if self.run.stop_requested() and not last:
             control.should_training_stop = control.should_save = True
             control.should_evaluate = False
         elif last or (self.probe_steps and step % self.probe_steps == 0):
-            self.probe(kwargs["model"], step)
+            self._probe(kwargs["model"], step)
+        self.since = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         values = {name: float(value) for name, value in (logs or {}).items() if name in SHOWN}
@@ -167,9 +168,23 @@ class RunCallback(TrainerCallback):
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.run.update(phase="measuring the held-out loss")
 
-    def _eta(self, state: Any) -> float | None:
-        done = state.global_step - self.first_step
-        return (time.monotonic() - self.started) / done * (state.max_steps - state.global_step) if done else None
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds["held-out"].append(time.monotonic() - self.since)
+
+    def _probe(self, model: Any, step: int) -> None:
+        before = time.monotonic()
+        self.probe(model, step)
+        self.seconds["probe"].append(time.monotonic() - before)
+
+    def _progress(self, args: Any, state: Any) -> None:
+        """Writes step and ETA: what steps, probes and held-out measurements have cost so far, times what is left."""
+        left = state.max_steps - state.global_step
+        every = {"step": 1, "probe": self.probe_steps, "held-out": args.eval_steps or 0}
+        counts = {what: left // steps if steps else 0 for what, steps in every.items()}
+        counts |= {what: max(counts[what], 1) for what in ("probe", "held-out")}  # both come once more at the end
+        spent = {what: statistics.fmean(seconds) for what, seconds in self.seconds.items() if seconds}
+        eta = sum(spent[what] * counts[what] for what in spent) if "step" in spent else None
+        self.run.update(phase="training", step=state.global_step, total=state.max_steps, eta=eta)
 
 
 def sft_arguments(settings: "SFTSettings", where: Placement, run: Run, has_heldout: bool) -> SFTConfig:

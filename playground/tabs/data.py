@@ -33,79 +33,68 @@ def build() -> DataTab:
     looked = gr.State(None, time_to_live=3600)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            upload = gr.File(
-                label="Upload a file", file_types=[".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"], height=140
-            )
-            pasted = gr.Textbox(
-                label="Or paste rows", info="JSONL, JSON, CSV or TSV.", lines=4, max_lines=8, elem_id="paste-rows"
-            )
-            check = gr.Button("Check the pasted rows", size="sm")
-            stored = gr.Dropdown(
-                choices(), value=None, label="Or look at a stored dataset", info="What is kept is listed here."
-            )
-            delete = gr.Button("Delete this dataset", size="sm", variant="stop")
+            upload, pasted, check, stored, delete = _sources()
         with gr.Column(scale=3, min_width=320):
-            report = gr.HTML(
-                html.tag("p", "Nothing to show yet: upload a file, paste rows or pick a stored dataset.", "pg-note"),
-                padding=False,
-            )
-            with gr.Row():
-                name = gr.Textbox(label="Keep it as", info="A name to find it by.", max_length=60, scale=3)
-                save = gr.Button("Keep this dataset", variant="primary", scale=1)
-            dropped = gr.Dataframe(
-                headers=["Row", "Why it was dropped"],
-                datatype=["number", "str"],
-                label="Dropped rows",
-                visible=False,
-                max_height=240,
-            )
+            report, name, save, dropped = _report()
+    first, limit, ref, lengths, preview = _rows()
+
+    shown = [report, dropped, first, lengths, preview]
+    fresh = [looked, name, *shown]
+    how = [limit, ref]
+    private: dict[str, Any] = {"api_visibility": "private"}
+    latest: dict[str, Any] = {**private, "trigger_mode": "always_last"}
+    upload.upload(_open_file, [upload, *how], fresh, **private)
+    check.click(_open_text, [pasted, *how], fresh, **private)
+    stored.input(_open_stored, [stored, *how], fresh, **private)
+    first.input(preview_html, [looked, first, *how], preview, **latest)
+    limit.input(views, [looked, *how], shown, **latest)
+    ref.change(views, [looked, *how], shown, **latest)
+    save.click(_save, [looked, name], stored, **private)
+    delete.click(_delete, stored, stored, **private)
+    opening = {"fn": _first_look, "inputs": how, "outputs": [stored, *fresh]}
+    return DataTab(stored, opening)
+
+
+def _sources() -> tuple[gr.File, gr.Textbox, gr.Button, gr.Dropdown, gr.Button]:
+    """Where rows come from: a file, pasted text, the library."""
+    types = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"]
+    upload = gr.File(label="Upload a file", file_types=types, height=140)
+    pasted = gr.Textbox(label="Or paste rows", info="JSONL, JSON, CSV or TSV.", lines=4, max_lines=8)
+    check = gr.Button("Check the pasted rows", size="sm")
+    stored = gr.Dropdown(
+        choices(), value=None, label="Or look at a stored dataset", info="What is kept is listed here."
+    )
+    delete = gr.Button("Delete this dataset", size="sm", variant="stop")
+    return upload, pasted, check, stored, delete
+
+
+def _report() -> tuple[gr.HTML, gr.Textbox, gr.Button, gr.Dataframe]:
+    """What became of the rows, and keeping them."""
+    empty = html.tag("p", "Nothing to show yet: upload a file, paste rows or pick a stored dataset.", "pg-note")
+    report = gr.HTML(empty, padding=False)
+    with gr.Row():
+        name = gr.Textbox(label="Keep it as", info="A name to find it by.", max_length=60, scale=3)
+        save = gr.Button("Keep this dataset", variant="primary", scale=1)
+    head, types = ["Row", "Why it was dropped"], ["number", "str"]
+    dropped = gr.Dataframe(headers=head, datatype=types, label="Dropped rows", visible=False, max_height=240)
+    return report, name, save, dropped
+
+
+def _rows() -> tuple[gr.Slider, gr.Slider, gr.Dropdown, gr.BarPlot, gr.HTML]:
+    """The rows as chat and as tokens, and how to look at them."""
     gr.Markdown(
         "## What the model will see and what it learns\n"
         "Coloured and underlined tokens are learned; grey ones are only read."
     )
     with gr.Row():
         first = gr.Slider(1, 2, value=1, step=1, label="First row shown", info=f"{PAGE} rows at a time.")
-        limit = gr.Slider(
-            16,
-            4096,
-            value=512,
-            step=16,
-            label="Longest row",
-            info="Tokens; what is longer is cut, here as in training.",
-        )
-        ref = gr.Dropdown(
-            catalog.choices(),
-            value=EMBEDDED,
-            allow_custom_value=True,
-            label="Tokens of",
-            info="The model you will train; each has its own template and tokens.",
-        )
-    lengths = gr.BarPlot(
-        x="tokens",
-        y="rows",
-        x_bin=10,
-        y_aggregate="sum",
-        height=180,
-        x_title="Tokens a row",
-        y_title="Rows",
-        label="Lengths",
-    )
-    preview = gr.HTML(padding=False)
-
-    shown = [report, dropped, first, lengths, preview]
-    fresh = [looked, name, *shown]
-    how = [limit, ref]
-    private: dict[str, Any] = {"api_visibility": "private"}
-    upload.upload(_open_file, [upload, *how], fresh, **private)
-    check.click(_open_text, [pasted, *how], fresh, **private)
-    stored.input(_open_stored, [stored, *how], fresh, **private)
-    first.release(preview_html, [looked, first, *how], preview, **private)
-    limit.release(views, [looked, *how], shown, **private)
-    ref.change(views, [looked, *how], shown, **private)
-    save.click(_save, [looked, name], stored, **private)
-    delete.click(_delete, stored, stored, **private)
-    opening = {"fn": _first_look, "inputs": how, "outputs": [stored, *fresh]}
-    return DataTab(stored, opening)
+        info = "Tokens; what is longer is cut, here as in training."
+        limit = gr.Slider(16, 4096, value=512, step=16, label="Longest row", info=info)
+        info = "The model you will train; each has its own template and tokens."
+        ref = gr.Dropdown(catalog.choices(), value=EMBEDDED, allow_custom_value=True, label="Tokens of", info=info)
+    axes = {"x": "tokens", "y": "rows", "x_title": "Tokens a row", "y_title": "Rows"}
+    lengths = gr.BarPlot(**axes, x_bin=10, y_aggregate="sum", height=180, label="Lengths")
+    return first, limit, ref, lengths, gr.HTML(padding=False)
 
 
 def choices() -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from html import escape
 
 STYLE = """
+.prose h2 {font-size: 1.15rem; margin: 1rem 0 .4rem}
+.prose h3 {font-size: 1rem; margin: .8rem 0 .3rem}
 .pg-lead {font-size: 1.05rem; max-width: 62rem}
 .pg-note {color: var(--body-text-color-subdued)}
 .pg-bar {height: .5rem; border-radius: .25rem; background: var(--border-color-primary); overflow: hidden;

@@ -37,15 +37,14 @@ def build(stage: str) -> StageTab:
         with gr.Column(scale=2, min_width=320):
             fields, start = _form(module)
         with gr.Column(scale=3, min_width=320):
-            tab = _run_view(stage)
+            picker, outputs, seen = _run_view(stage)
 
     def press(**named: Any) -> Any:
         started = _start(stage, named)
         return gr.Dropdown(choices=run_choices(stage), value=started.id)
 
-    start.click(press, inputs_kwargs=fields, outputs=tab.picker, api_name=f"start_{stage}", concurrency_limit=2)
-    tab.data = fields["data"]
-    return tab
+    start.click(press, inputs_kwargs=fields, outputs=picker, api_name=f"start_{stage}", concurrency_limit=2)
+    return StageTab(stage, picker, fields["data"], outputs, seen)
 
 
 def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Button]:
@@ -62,7 +61,7 @@ def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Bu
         label="Starting model",
         info="The embedded one, or type any Hub id" + ("." if hosting.on_space() else ", folder or .gguf file."),
     )
-    preset = gr.Dropdown(
+    fields["preset"] = gr.Dropdown(
         [OWN, *presets], value=OWN, label="Preset", info="Settings that are known to work; choosing one fills the form."
     )
     about = gr.Markdown()
@@ -71,21 +70,22 @@ def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Bu
     settings = form.widgets(module.Settings)
 
     def fill(chosen: str) -> dict[Any, Any]:
-        entry = presets.get(chosen, {"settings": {}})
+        if chosen not in presets:
+            return {about: ""}  # the form stays as it is
+        entry = presets[chosen]
         values = module.Settings.parse(entry["settings"]).values()
-        filled = {settings[name]: value for name, value in values.items()}
-        filled[about] = entry.get("about", "")
-        if entry.get("data"):
-            filled[fields["data"]] = library.find(entry["data"]).id
-        return filled
+        filled: dict[Any, Any] = {settings[name]: value for name, value in values.items()}
+        return {**filled, about: entry["about"], fields["data"]: library.find(entry["data"]).id}
 
-    preset.change(fill, preset, [*settings.values(), about, fields["data"]], api_visibility="private")
+    fields["preset"].change(
+        fill, fields["preset"], [*settings.values(), about, fields["data"]], api_visibility="private"
+    )
     return {**fields, **settings}, start
 
 
 def _start(stage: str, named: dict[str, Any]) -> Run:
     """Checks and queues a run; what is wrong becomes a message on the page."""
-    ref, data, name = (named.pop(key) for key in ("base", "data", "name"))
+    ref, data, name, preset = (named.pop(key) for key in ("base", "data", "name", "preset"))
     try:
         if not data:
             raise ValueError("Choose data first; the Data tab takes your own.")
@@ -93,13 +93,15 @@ def _start(stage: str, named: dict[str, Any]) -> Run:
         values = launch.stage(stage).Settings.parse(named).values()
         if wait := fetching.ready_or_fetch(ref):
             raise ValueError(wait)
-        return launch.launch(stage, catalog.prepare(ref), library.find(data), values, (name or "").strip() or None)
+        name = (name or "").strip() or None
+        used = None if preset == OWN else preset
+        return launch.launch(stage, catalog.prepare(ref), library.find(data), values, name, used)
     except ValueError as error:
         raise gr.Error(str(error), duration=None) from error
 
 
-def _run_view(stage: str) -> StageTab:
-    """The run that is looked at: picker, status, Stop and Resume, curves, probes, log."""
+def _run_view(stage: str) -> tuple[gr.Dropdown, list[gr.components.Component], gr.State]:
+    """The run that is looked at: picker; status, Stop and Resume, curves, probes, log; what was shown last."""
     picker = gr.Dropdown([], label="Run", info="The newest one; older ones stay here.", elem_id=f"{stage}-run")
     status = gr.HTML(view.status_html(None), elem_id=f"{stage}-status", padding=False)
     with gr.Row():
@@ -121,7 +123,7 @@ def _run_view(stage: str) -> StageTab:
     picker.change(
         lambda run_id: shown(stage, run_id), picker, outputs, api_visibility="private", show_progress="hidden"
     )
-    return StageTab(stage, picker, picker, outputs, seen)
+    return picker, outputs, seen
 
 
 def _plot(metric: str, words: str) -> gr.LinePlot:

@@ -70,13 +70,14 @@ def _outcome(run: Run) -> str:
     return f"Held-out loss {held[0]:.2f} → {held[-1]:.2f} ({change:+.0%}) after {metrics.get('step', 0)} steps{took}."
 
 
-def curve(events: list[dict[str, Any]], metric: str) -> pd.DataFrame:
-    """(step, value, series) of one metric, training and held-out, at most 500 points a series."""
+def curve(events: list[dict[str, Any]], metric: str) -> pd.DataFrame | None:
+    """(step, value, series) of one metric, training and held-out, at most 500 points a series; None without a point,
+    because the plot takes its axes' types from the first frame it gets and an empty one has none."""
     rows: list[tuple[int, float, str]] = []
     for key, series in ((metric, "training"), (f"eval_{metric}", "held-out")):
         points = [(e["step"], e["values"][key]) for e in events if e["values"].get(key) is not None]
         rows += [(*points[i], series) for i in thin(len(points), MOST_POINTS)]
-    return pd.DataFrame(rows, columns=["step", metric, "series"])
+    return pd.DataFrame(rows, columns=["step", metric, "series"]) if rows else None
 
 
 def probes_html(run: Run | None) -> str:
