@@ -4,17 +4,12 @@ import csv
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect, sync_playwright
+from serving import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "test-results"
@@ -32,27 +27,8 @@ UPSTREAM = {"button-name", "svg-img-alt"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, embedded_model):
-    """app.py as a newcomer starts it, on a free port and in a home of its own."""
-    home = tmp_path_factory.mktemp("browser-home")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {**os.environ, "PLAYGROUND_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
-    log = (home / "server.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
-    )
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            break
-        except OSError:
-            time.sleep(0.25)
-    yield url
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=30)
-    log.close()
+    with serve(tmp_path_factory.mktemp("browser-home")) as (url, _):
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +148,26 @@ def test_a_visitor_uploads_trains_leaves_comes_back_and_compares(visit, tmp_path
 
     go(page, "Runs")
     expect(page.get_by_role("cell", name="pirate-run")).to_be_visible(timeout=LONG)
+
+
+def test_stop_ends_an_answer_and_the_next_question_is_answered(visit):
+    page = visit()
+    go(page, "Chat")
+    page.wait_for_timeout(1000)
+    page.get_by_label("Your question").fill("Tell me a long story about a lighthouse.")
+    page.get_by_label("Your question").press("Enter")
+    left = page.locator("#left-answers [data-testid=bot]").last
+    expect(left).to_have_text(re.compile(r"\w+ \w+"), timeout=LONG)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.locator("#chat-status")).to_contain_text("Stopped")
+    page.wait_for_timeout(1000)
+    said = left.inner_text()
+    page.wait_for_timeout(2000)
+    assert left.inner_text() == said
+    page.get_by_label("Your question").fill("What is the capital of France?")
+    page.get_by_label("Your question").press("Enter")
+    expect(page.locator("#left-answers [data-testid=user]")).to_have_count(2, timeout=LONG)
+    expect(page.locator("#chat-status")).to_contain_text("words in", timeout=LONG)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +13,7 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from serving import serve
 
 from playground.data import library
 from playground.data.readers import RawRow
@@ -77,30 +75,8 @@ def stored_sums():
 @pytest.fixture(scope="module")
 def server(server_home, embedded_model):
     """app.py in a process of its own: (address, process id)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {**os.environ, "PLAYGROUND_HOME": str(server_home), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
-    with (server_home / "server.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_answered(url, process, server_home / "server.log")
+    with serve(server_home) as (url, process):
         yield url, process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def wait_until_answered(url, process, log):
-    for _ in range(480):
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.25)
-    pytest.fail("the page did not open")
 
 
 @pytest.fixture(scope="module")

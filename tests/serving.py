@@ -1,0 +1,45 @@
+"""app.py in a process of its own, as a newcomer starts it, on a free port and in a home of the test's."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def serve(home: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """(address, process) of a server whose page answers; it is ended with the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "PLAYGROUND_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    log = home / "server.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=file, stderr=file)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_answered(url, process, log)
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_until_answered(url: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(480):
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.25)
+    pytest.fail("the page did not open")
