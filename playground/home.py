@@ -1,7 +1,12 @@
-"""Where things live: `home()` holds what people made (runs, datasets); `cache()` what can be made again (models)."""
+"""Where things live and what they are called.
+
+`home()` holds what people made (runs, datasets); `cache()` what can be made again (models).
+"""
 
 import os
+import re
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import platformdirs
@@ -34,3 +39,15 @@ def write_atomically(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def clean_name(wanted: str, fallback: str) -> str:
+    """`wanted` as one short line that is safe in a terminal, a page and a file name."""
+    return re.sub(r"[^\w.+-]+", "-", wanted).strip("-.")[:60] or fallback
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, with -2, -3 … behind it where it is taken."""
+    if name not in taken:
+        return name
+    return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)

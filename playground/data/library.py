@@ -18,7 +18,7 @@ import yaml
 
 from playground.data.readers import DataError, read_file
 from playground.data.report import Report, Row, examine
-from playground.home import home
+from playground.home import clean_name, free_name, home
 
 ID = re.compile(r"data_[0-9a-f]{12}")
 PRESETS = Path(__file__).resolve().parents[2] / "presets" / "data"
@@ -95,7 +95,7 @@ def store(report: Report, name: str, source: str) -> Dataset:
     train, heldout = split_by_prompt(report.kept)
     meta = {
         "id": f"data_{secrets.token_hex(6)}",
-        "name": _unused_name(name),
+        "name": free_name(clean_name(name, "data"), {d.name for d in datasets()}),
         "kind": report.kind,
         "shape": report.shape,
         "created": time.time(),
@@ -120,7 +120,7 @@ def import_file(path: Path, name: str | None = None) -> tuple[Dataset, Report]:
     report = examine(read_file(path, path.name))
     if report.kept:
         train, heldout = split_by_prompt(report.kept)
-        sha256, wanted = digest(train, heldout), name and _clean(name)
+        sha256, wanted = digest(train, heldout), name and clean_name(name, "data")
         known = next((d for d in datasets() if d.sha256 == sha256 and wanted in (None, d.name)), None)
         if known:
             return known, report
@@ -171,20 +171,6 @@ def _preset(folder: Path) -> Dataset:
     return Dataset(
         folder.name, folder.name, "sft", folder, digest(train, heldout), len(train), len(heldout), draft.source
     )
-
-
-def _unused_name(wanted: str) -> str:
-    clean = _clean(wanted)
-    taken = {d.name for d in datasets()}
-    return (
-        clean
-        if clean not in taken
-        else next(f"{clean}-{n}" for n in range(2, len(taken) + 3) if f"{clean}-{n}" not in taken)
-    )
-
-
-def _clean(name: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:60] or "data"
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from playground.home import home, write_atomically
+from playground.home import clean_name, free_name, home, write_atomically
 
 ID = re.compile(r"run_[0-9a-f]{12}")
 ACTIVE = ("queued", "running")
@@ -212,12 +212,8 @@ def find(reference: str) -> Run:
 
 
 def unused_name(wanted: str) -> str:
-    """`wanted`, cleaned to one short line, with -2, -3 … behind it where a run has that name already."""
-    clean = re.sub(r"[^\w.+-]+", "-", wanted).strip("-.")[:60] or "run"
-    taken = {run.name for run in list_runs()} | {"base"}
-    if clean not in taken:
-        return clean
-    return next(f"{clean}-{n}" for n in range(2, len(taken) + 3) if f"{clean}-{n}" not in taken)
+    """`wanted`, cleaned, with a number behind it where a run has that name already; no run is called `base`."""
+    return free_name(clean_name(wanted, "run"), {run.name for run in list_runs()} | {"base"})
 
 
 def _alive(pid: int | None, started: float | None) -> bool:
