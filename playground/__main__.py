@@ -62,7 +62,10 @@ def data(args: argparse.Namespace) -> Any:
     path = Path(args.file)
     if not path.is_file():
         raise ValueError(f"There is no file {args.file}.")
-    return examine(read_file(path, path.name)).as_json()
+    report = examine(read_file(path, path.name))
+    if not report.kept:
+        raise ValueError(f"{path.name}: {report.refusal()}")
+    return report.as_json() if args.json else "\n".join(report.words())
 
 
 def train(args: argparse.Namespace) -> Any:
@@ -112,6 +115,8 @@ def evaluate(args: argparse.Namespace) -> Any:
         raise ValueError(f"{base.title} has changed since {tuned.name} was trained on it.")
     found = evaluate(base, tuned, library.find(args.data), show)
     show("")
+    if not args.json:
+        return "\n".join(found.words())
     return {"run": args.run, "data": args.data, **found.as_json()}
 
 

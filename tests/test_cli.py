@@ -200,12 +200,13 @@ def test_a_malformed_file_leaves_no_traceback_in_a_real_process_either(tmp_path)
     assert (checked.returncode, out, len(err.splitlines())) == (1, "", 1)
 
 
-def test_a_file_without_a_usable_column_says_so_row_by_row(document, tmp_path):
+def test_a_file_without_a_usable_column_says_what_is_needed(refused, tmp_path):
     path = tmp_path / "weather.csv"
     path.write_text("day,rain\nMonday,3\n")
-    found = document("data", "check", path)
-    assert (found["kept"], found["shape"]) == (0, "unknown")
-    assert found["dropped"] == [{"row": 1, "reason": "no columns of a known shape (found: day, rain)"}]
+    assert refused("data", "check", path) == (
+        "weather.csv: No row can be used: no columns of a known shape (found: day, rain) (row 1). Each row needs "
+        "messages, or prompt and completion, or instruction and output, or conversations."
+    )
 
 
 def test_a_missing_file_is_named(refused):

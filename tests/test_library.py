@@ -136,7 +136,7 @@ def test_a_preset_can_not_be_deleted():
 
 
 def test_nothing_is_stored_where_no_row_can_be_used(home):
-    with pytest.raises(DataError, match=r"^No row of this data can be used; the report says why\.$"):
+    with pytest.raises(DataError, match=r"^No row can be used: .* \(row 1\)\. Each row needs messages"):
         library.store(report_of({"text": "x"}), "talk", "here")
     assert list(library.root().iterdir()) == []
 

@@ -379,10 +379,10 @@ def test_a_malformed_upload_is_one_clear_sentence_and_the_next_file_is_read(name
 
 def test_a_file_without_a_usable_row_is_shown_with_the_reasons_and_not_kept(tmp_path, embedded_model):
     looked, _, report, dropped, *_ = opened(tmp_path, "weather.csv", b"day,rain\nMonday,3\n,\n")
-    assert "0 of 2 rows kept" in report
+    assert "No row can be used: " in report
     assert "no columns of a known shape (found: day, rain)" in report
     assert dropped.value["data"][0][0] == 1
-    with pytest.raises(gr.Error, match="No row of this data can be used"):
+    with pytest.raises(gr.Error, match="No row can be used"):
         data._save(looked, "weather")
 
 

@@ -91,7 +91,7 @@ def find(reference: str) -> Dataset:
 def store(report: Report, name: str, source: str) -> Dataset:
     """Keeps the report's rows under a name; the folder appears complete in one step."""
     if not report.kept:
-        raise DataError("No row of this data can be used; the report says why.")
+        raise DataError(report.refusal())
     train, heldout = split_by_prompt(report.kept)
     meta = {
         "id": f"data_{secrets.token_hex(6)}",

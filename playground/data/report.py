@@ -48,6 +48,25 @@ class Report:
             grouped.setdefault(reason, []).append(row)
         return sorted(grouped.items(), key=lambda item: -len(item[1]))
 
+    def words(self) -> list[str]:
+        """The report in sentences: what was kept, then the most frequent reasons for dropping with their rows."""
+        lines = [f"{len(self.kept)} of {self.rows} rows kept, recognised as {self.shape}."]
+        lines += [f"{len(rows)} dropped: {reason} (row {some(rows)})." for reason, rows in self.reasons()[:5]]
+        return lines + self.notes
+
+    def refusal(self) -> str:
+        """Why none of the rows can be used, and what to do."""
+        reason, rows = self.reasons()[0]
+        return (
+            f"No row can be used: {reason} (row {some(rows)}). Each row needs messages, or prompt and completion, or "
+            "instruction and output, or conversations."
+        )
+
+
+def some(rows: list[int]) -> str:
+    """The first few row numbers."""
+    return ", ".join(map(str, rows[:8])) + (" …" if len(rows) > 8 else "")
+
 
 @dataclass(frozen=True)
 class Lengths:

@@ -46,6 +46,8 @@ def sft_messages(record: Record) -> tuple[str, list[dict[str, str]]]:
     """(shape's name, clean messages) of one record, or RowError."""
     shape = recognise(record)
     if shape is None:
+        if {"chosen", "rejected"} <= set(record):
+            raise RowError("a preference pair (chosen and rejected), which teaches preferences, not single answers")
         columns = ", ".join(shown(name)[:30] for name in list(record)[:6]) or "none"
         raise RowError(f"no columns of a known shape (found: {columns})")
     return shape.name, clean(shape.convert(record))

@@ -33,6 +33,11 @@ class Evaluation:
             "answers": self.answers,
         }
 
+    def words(self) -> list[str]:
+        """Every rate with its interval, a line each."""
+        lines = [f"{name}: {rate}" for name, rate in self.checks.items()]
+        return lines + ([f"facts: {self.facts}"] if self.facts else [])
+
 
 def evaluate(base: Base, run: Run | None, dataset: Dataset, progress: Progress = silent) -> Evaluation:
     """Asks `run`'s checkpoint (None: the base itself) the dataset's held-out prompts and its factual probe."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from playground.data import library
 from playground.data.rendering import Renderer, RenderError
-from playground.data.report import Lengths, Report, Row, measure
+from playground.data.report import Lengths, Report, Row, measure, some
 from playground.models import catalog
 from playground.models.catalog import EMBEDDED
 from playground.statistics import quantile
@@ -51,18 +51,17 @@ def views(looked: Looked | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
 
 def _counts(report: Report) -> list[str]:
     """Kept and dropped in words."""
-    shape = f"{len(report.kept)} of {report.rows} rows kept, recognised as {report.shape}."
-    lines = [html.tag("p", shape, "pg-state")]
-    for reason, rows in report.reasons()[:5]:
-        numbers = ", ".join(str(row) for row in rows[:8]) + (" …" if len(rows) > 8 else "")
-        lines.append(html.tag("p", f"{len(rows)} dropped: {reason} (row {numbers})."))
+    if not report.kept:
+        return [html.tag("p", report.refusal(), "pg-state")]
+    first, *rest = report.words()
+    lines = [html.tag("p", first, "pg-state"), *[html.tag("p", line) for line in rest]]
     train, heldout = library.split_by_prompt(report.kept)
     share = (
         f"{len(heldout)} are held out to measure with, {len(train)} are trained on; no question is on both sides."
         if heldout
         else "Fewer than ten different questions: nothing is held out, so there will be no independent measure."
     )
-    return [*lines, html.tag("p", share), *[html.tag("p", note, "pg-note") for note in report.notes]]
+    return [*lines, html.tag("p", share)]
 
 
 def _token_words(found: Lengths, limit: int) -> list[str]:
@@ -73,26 +72,20 @@ def _token_words(found: Lengths, limit: int) -> list[str]:
         learned = sum(found.learned) / max(1, sum(found.tokens))
         lines.append(f"Tokens a row: {middle} in the middle, {longest} at most; {learned:.0%} of them are learned.")
     if found.cut:
-        lines.append(
-            f"{len(found.cut)} rows are longer than {limit} tokens and lose their end: row {_some(found.cut)}."
-        )
+        lines.append(f"{len(found.cut)} rows are longer than {limit} tokens and lose their end: row {some(found.cut)}.")
     if found.unlearnable:
         lines.append(
             f"{len(found.unlearnable)} of these have nothing left to learn and are left out: "
-            f"row {_some(found.unlearnable)}."
+            f"row {some(found.unlearnable)}."
         )
     if found.refused:
         lines.append(f"{len(found.refused)} rows are left out, first row {found.refused[0][0]}: {found.refused[0][1]}.")
     if found.control:
         lines.append(
             f"{len(found.control)} rows hold control tokens of the model as text, as if a template had been applied "
-            f"already: row {_some(found.control)}."
+            f"already: row {some(found.control)}."
         )
     return [html.tag("p", line) for line in lines]
-
-
-def _some(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:8])) + (" …" if len(rows) > 8 else "")
 
 
 def _bars(tokens: list[int]) -> gr.BarPlot:
