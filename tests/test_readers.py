@@ -527,7 +527,8 @@ def test_a_large_hostile_file_stays_within_memory(tmp_path):
         "from playground.data.readers import DataError, read_file\n"
         "try: read_file(Path(sys.argv[1]))\n"
         "except DataError as error: print(error)\n"
-        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"  # getrusage counts the parent's peak
+        # getrusage would count the parent's peak
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, capture_output=True, text=True)
