@@ -2,6 +2,10 @@
 change that).
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see runs/queue.py; read when torch is first imported
+
 from playground.tabs import html, page
 from playground.tabs.hosting import launch_options, theme
 

@@ -7,11 +7,14 @@ or 1 with one line.
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from playground.data import library
 from playground.data.readers import read_file
@@ -25,7 +28,7 @@ from playground.stages.launch import STAGES
 def models(args: argparse.Namespace) -> Any:
     """List the models to start from; --fetch brings one here."""
     if args.fetch:
-        base = catalog.prepare(args.fetch, show)
+        base = catalog.prepare(args.fetch, show, refresh=True)
         show("")
         return {
             "ref": base.ref,
@@ -110,10 +113,14 @@ def evaluate(args: argparse.Namespace) -> Any:
     from playground.stages.evaluate import evaluate
 
     tuned = None if args.run == "base" else run.find(args.run)
-    base = catalog.prepare(tuned.request["base"] if tuned else args.base, show)
+    identity = tuned.request["base_identity"] if tuned else None
+    base = catalog.prepare(tuned.request["base"] if tuned else args.base, show, identity)
     if tuned and base.identity != tuned.request["base_identity"]:
         raise ValueError(f"{base.title} has changed since {tuned.name} was trained on it.")
-    found = evaluate(base, tuned, library.find(args.data), show)
+    limits = yaml.safe_load(Path(args.checks).read_text(encoding="utf-8")) if args.checks else None
+    if limits is not None and not isinstance(limits, dict):
+        raise ValueError(f"{args.checks} should hold lines such as 'max_words: 60'.")
+    found = evaluate(base, tuned, library.find(args.data), show, limits)
     show("")
     if not args.json:
         return "\n".join(found.words())
@@ -232,7 +239,8 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--seed", type=int, default=0)
     measure = verb(evaluate)
     measure.add_argument("run", help="a run's name or id, or base")
-    measure.add_argument("--data", required=True, help="a dataset with checks")
+    measure.add_argument("--data", required=True, help="a dataset; its held-out prompts are asked")
+    measure.add_argument("--checks", metavar="FILE", help="a YAML file of checks, for a dataset without its own")
     measure.add_argument("--base", default=catalog.EMBEDDED, help="the starting checkpoint, for `base`")
     verb(runs)
     verb(stop).add_argument("run")
@@ -263,6 +271,11 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # a library's own: its type tells more than its text
+        if "PLAYGROUND_DEBUG" in os.environ:
+            raise
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        return 1
     print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else plain(result))
     return 0
 

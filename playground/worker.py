@@ -5,6 +5,7 @@ state behind, and a run that the system kills for memory must not take the queue
 stage works.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -19,6 +20,7 @@ import psutil
 
 from playground.runs.queue import queued, worker_environment, worker_lock
 from playground.runs.run import Run, list_runs
+from playground.stages.inputs import Stopped
 
 _leaving = threading.Event()  # set by SIGTERM: what is queued stays queued for the next worker
 
@@ -31,7 +33,8 @@ def main() -> None:
                 _wait_for_orphan()
                 _close_abandoned()
                 while (waiting := queued()) and not _leaving.is_set():
-                    supervise(waiting[0])
+                    with contextlib.suppress(FileNotFoundError):  # deleted between the look and the start
+                        supervise(waiting[0])
         except filelock.Timeout:
             return
         if _leaving.is_set() or not queued():  # one may have been queued between the last look and the lock's release
@@ -75,16 +78,27 @@ def work(run: Run) -> None:
     try:
         stage = importlib.import_module(f"playground.stages.{request['stage']}")
         stage.main(stage.Settings.parse(request["settings"]), run)
+    except Stopped:
+        run.update(
+            state="stopped", phase="ended", eta=None, message="Stopped before the first step; nothing was saved."
+        )
+        return
     except Exception as error:
         traceback.print_exc()
-        # A sentence written for people is a ValueError; anything else is ours to explain with its type.
-        words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        run.update(state="failed", phase="ended", eta=None, message=words[:1000])
+        run.update(state="failed", phase="ended", eta=None, message=_words(error)[:1000])
         sys.exit(1)
     status = run.status()
-    complete = 0 < status.total <= status.step  # a total of 0: stopped while it was still loading
+    complete = 0 < status.total <= status.step
     stopped = run.stop_requested() and not complete
     run.update(state="stopped" if stopped else "finished", phase="ended", eta=None)
+
+
+def _words(error: Exception) -> str:
+    """An error for a person: our own sentences as they are, memory in words, anything else with its type."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "Too little memory for this run: lower the batch size or the longest row, or choose nf4 base weights."
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
 def _wait_for_supervisor(run: Run) -> None:

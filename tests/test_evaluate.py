@@ -110,7 +110,7 @@ def test_a_dataset_without_checks_says_so(base, dataset, content):
         (dataset.folder / "checks.yaml").unlink()
     else:
         (dataset.folder / "checks.yaml").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"^sums has no checks\.yaml, so there is nothing to measure its answers"):
+    with pytest.raises(DataError, match=r"^sums has no checks of its own; name a YAML file of checks"):
         evaluate(base, None, dataset)
 
 

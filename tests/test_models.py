@@ -146,10 +146,12 @@ def hub(monkeypatch):
 
 
 def test_a_hub_model_is_downloaded_at_one_revision_without_a_token(hub, monkeypatch, tiny_model):
-    hub({"model.safetensors": 1000})
+    hub({"model.safetensors": 1000, "config.json": 1, "tokenizer.json": 1})
     asked = {}
 
     def download(ref, **kwargs):
+        if kwargs.get("local_files_only"):
+            raise errors.LocalEntryNotFoundError("nothing here")
         asked.update(kwargs)
         return str(tiny_model)
 
@@ -160,6 +162,30 @@ def test_a_hub_model_is_downloaded_at_one_revision_without_a_token(hub, monkeypa
     assert not any(
         pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in asked["allow_patterns"] if "LICENSE" not in pattern
     )
+
+
+def test_a_run_s_revision_is_looked_for_on_this_disk_and_then_on_the_hub(hub, monkeypatch, tiny_model):
+    hub({"model.safetensors": 1000, "config.json": 1, "tokenizer.json": 1})
+    asked = []
+
+    def download(ref, **kwargs):
+        asked.append((kwargs.get("revision"), kwargs.get("local_files_only", False)))
+        assert kwargs["allow_patterns"] == catalog.WANTED  # else the files we never fetch count as missing
+        return str(tiny_model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert catalog.prepare(HUB_ID, identity="revision:old1").folder == tiny_model
+    assert asked == [("old1", True)]
+    catalog.prepare(HUB_ID, refresh=True)
+    assert asked[1:] == [("abc123", False)]
+
+
+def test_a_folder_with_a_missing_shard_is_incomplete(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "sharded")
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="is incomplete: model-00002-of-00002"):
+        catalog.check_folder(folder)
 
 
 def response(status: int) -> httpx.Response:
@@ -197,17 +223,24 @@ def test_gated_private_and_misspelt_models_are_named_as_such(hub):
     hub(error=errors.RepositoryNotFoundError("none", response=response(404)))
     with pytest.raises(ModelError, match=f"no public model {HUB_ID}"):
         catalog.prepare(HUB_ID)
-    with pytest.raises(ModelError, match="no public model"):
+    with pytest.raises(ModelError, match="nor a Hub id such as"):
         catalog.prepare("someone/some--model")
 
 
 @pytest.mark.parametrize(("files", "sentence"), [
     ({"pytorch_model.bin": 10}, r"has no \.safetensors weights"), ({}, r"has no \.safetensors weights"),
-    ({"a.safetensors": 10**15, "b.safetensors": 1}, r"has 1000000\.0 GB of weights; this machine has room for"),
+    ({"a.safetensors": 10}, r"has no config\.json, which this app needs"),
+    ({"a.safetensors": 10**15, "config.json": 1, "tokenizer.json": 1}, r"takes 1000000\.0 GB; this machine has"),
+    ({"a.safetensors": 1, "config.json": 1, "tokenizer.json": 10**15}, r"takes 1000000\.0 GB; this machine has"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_before_a_byte_is_downloaded(hub, monkeypatch, files, sentence):
     hub(files)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: pytest.fail("downloaded"))
+
+    def download(ref, local_files_only=False, **kwargs):
+        assert local_files_only, "downloaded"
+        raise errors.LocalEntryNotFoundError("nothing here")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(ModelError, match=sentence):
         catalog.prepare(HUB_ID)
 

@@ -302,7 +302,8 @@ launch.queue.start_worker = lambda: None
 form = {{"base": "embedded", "data": library.find("rows").id, "name": "", "preset": stage.OWN, "max_steps": 1}}
 stage._start("sft", form)
 stage.tick("sft", None, None)
-page.now_html(), history.listing_html(), history.details_html(run.list_runs()[0].id), chat.refresh("base", "base")
+page.now_html(), history.listing_html(), history.details_html(run.list_runs()[0].id)
+chat.refresh("base", "base", [[], []])
 print([name for name in {HEAVY} if name in sys.modules], "pg-learned" in views[-1], len(run.list_runs()))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -571,15 +572,20 @@ def test_a_model_that_was_fetched_can_be_used_and_one_that_was_not_is_fetched_on
         def poll(self):
             return self.returncode
 
-    monkeypatch.setattr(fetching, "_processes", {})
+    monkeypatch.setattr(fetching, "_process", None)
+    monkeypatch.setattr(fetching, "_ref", "")
     monkeypatch.setattr(fetching.subprocess, "Popen", Process)
     for _ in range(2):
         assert fetching.ready_or_fetch(ref).startswith(f"Fetching {ref} first.")
+    assert fetching.ready_or_fetch("someone/other").startswith(f"{ref} is being fetched")
     assert started == [ref]
-    fetching._processes[ref].returncode = 1
-    assert fetching.ready_or_fetch(ref)
+    fetching._process.returncode = 1
+    assert fetching.status()
+    assert fetching.ready_or_fetch(ref).startswith(f"Fetching {ref} failed.")
+    assert fetching.status() == ""  # told once
+    assert fetching.ready_or_fetch(ref).startswith(f"Fetching {ref} first.")
     assert started == [ref, ref]
-    fetching._processes[ref].returncode = 0
+    fetching._process.returncode = 0
     assert fetching.ready_or_fetch(ref) is None
 
 

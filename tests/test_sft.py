@@ -15,7 +15,7 @@ from playground.data.report import Row, examine, training_rows
 from playground.models import catalog, loading
 from playground.runs import run as runs
 from playground.stages import launch, sft, trl_bridge
-from playground.stages.inputs import StageError
+from playground.stages.inputs import StageError, Stopped
 from playground.stages.sft import SFTSettings
 
 QUICK = {
@@ -251,9 +251,44 @@ def test_a_changed_dataset_or_base_is_refused(start, dataset):
         train(run)
 
 
-def test_rows_that_are_cut_to_nothing_end_the_run_with_a_sentence(start):
-    with pytest.raises(StageError, match="raise the longest row"):
-        train(start(max_length=16))
+def test_rows_that_would_be_cut_to_nothing_are_refused_before_anything_is_queued(start):
+    with pytest.raises(ValueError, match="No answer is left within 16 tokens; raise the longest row"):
+        start(max_length=16)
+    with pytest.raises(ValueError, match="reads at most 512 tokens"):
+        start(max_length=1024)
+    assert runs.list_runs() == []
+
+
+def test_a_stop_before_the_first_step_ends_the_run_with_nothing_to_save(start):
+    run = start()
+    run.request_stop()
+    run.update(state="running")
+    with pytest.raises(Stopped):
+        train(run)
+    assert not run.adapter.exists()
+
+
+def test_a_stopped_run_does_not_claim_the_loss_it_had_before(start, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        run = train(start(max_steps=6))
+    assert "eval_loss" not in run.receipt()["metrics"]
+    assert run.receipt()["metrics"]["loss"] > 0
+
+
+def test_a_killed_run_forgets_what_came_after_its_checkpoint(start, monkeypatch):
+    whole = train(start(max_steps=6))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        run = train(start(max_steps=6))
+    for step in (4, 5):  # as if it had gone on without a checkpoint and been killed
+        run.log("train", step, {"loss": 99.0})
+        run.sample(step, "What is 2?", "lost")
+    run.update(state="stopped")
+    run.requeue()
+    train(run)
+    assert losses(run) == pytest.approx(losses(whole), abs=1e-6)
+    assert "lost" not in [sample["answer"] for sample in run.samples()]
 
 
 def test_arguments_put_trls_cpu_defaults_right(start):

@@ -55,10 +55,14 @@ def reply(
     if len({run.id for run in columns if run}) > MAX_ADAPTERS:
         raise ModelError(f"{MAX_ADAPTERS} runs at most can answer at once; ask the others afterwards.")
     with _turn:
-        loaded = _load(ref, progress)
+        identity = next((run.request["base_identity"] for run in columns if run), None)
+        loaded = _load(ref, identity, progress)
         roles = [_attach(loaded, run) for run in columns]
         prompts = [loaded.renderer.prompt_ids(history) for history in histories]
-        room = min(MAX_PROMPT_TOKENS, loaded.model.config.max_position_embeddings - sampling.max_new_tokens)
+        most = loaded.model.config.max_position_embeddings
+        if sampling.max_new_tokens >= most:
+            raise ModelError(f"The longest answer must be under {most} tokens, which is all this model can hold.")
+        room = min(MAX_PROMPT_TOKENS, most - sampling.max_new_tokens)
         if (longest := max(map(len, prompts))) > room:
             raise ModelError(f"This conversation is {longest} tokens long, {room} at most; start a new one.")
         tokens: list[list[int]] = [[] for _ in columns]
@@ -71,14 +75,10 @@ def reply(
             yield [loaded.renderer.decode(ids) for ids in tokens]
 
 
-def _load(ref: str, progress: Progress) -> Loaded:
+def _load(ref: str, identity: str | None, progress: Progress) -> Loaded:
     """The base in memory, loaded now if it is another one than last time."""
     global _loaded
-    if _loaded is not None and _loaded.base.ref == ref == _loaded.base.hub_id:
-        return (
-            _loaded  # a revision on the Hub does not change, and asking for it anew would cost every answer a request
-        )
-    base = catalog.prepare(ref, progress)
+    base = catalog.prepare(ref, progress, identity)
     if _loaded is None or _loaded.base.identity != base.identity:
         _loaded = None  # frees the other base first
         progress(f"Loading {base.title}", None)

@@ -70,12 +70,9 @@ def root() -> Path:
 
 def datasets() -> list[Dataset]:
     """Every dataset, the presets first, then by age."""
-    stored = [path for path in root().iterdir() if ID.fullmatch(path.name) and (path / "meta.json").exists()]
-    metas = [json.loads((path / "meta.json").read_text(encoding="utf-8")) for path in stored]
-    fields = ("name", "kind", "sha256", "train", "heldout", "source")
+    stored = [_stored(path) for path in root().iterdir() if ID.fullmatch(path.name)]
     return [_preset(path) for path in sorted(PRESETS.iterdir()) if (path / "sft.jsonl").exists()] + [
-        Dataset(id=path.name, folder=path, **{field: meta[field] for field in fields})
-        for path, meta in sorted(zip(stored, metas, strict=True), key=lambda pair: pair[1]["created"])
+        dataset for _, dataset in sorted(filter(None, stored), key=lambda pair: pair[0])
     ]
 
 
@@ -163,6 +160,16 @@ def digest(train: list[Row], heldout: list[Row]) -> str:
 def _opening(row: Row) -> str:
     first = next(message["content"] for message in row.messages if message["role"] == "user")
     return " ".join(first.casefold().split())
+
+
+def _stored(folder: Path) -> tuple[float, Dataset] | None:
+    """(when it was made, dataset); None if the folder is damaged or just being deleted."""
+    fields = ("name", "kind", "sha256", "train", "heldout", "source")
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        return meta["created"], Dataset(id=folder.name, folder=folder, **{field: meta[field] for field in fields})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _preset(folder: Path) -> Dataset:

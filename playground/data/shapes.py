@@ -27,6 +27,7 @@ ROLES = {
     "chatgpt": "assistant",
     "chatbot": "assistant",
 }
+MOST_MESSAGES = 100  # rendering a conversation takes time with the square of its turns
 
 
 class RowError(ValueError):
@@ -76,6 +77,8 @@ def clean(messages: list[dict[str, str]]) -> list[dict[str, str]]:
         raise RowError("a system message in the middle of the conversation")
     while merged and merged[-1]["role"] != "assistant":
         merged.pop()  # a last question without an answer teaches nothing
+    if len(merged) > MOST_MESSAGES:
+        raise RowError(f"more than {MOST_MESSAGES} messages in one conversation")
     if not merged:
         raise RowError("no assistant answer to learn from")
     if next(m["role"] for m in merged if m["role"] != "system") != "user":

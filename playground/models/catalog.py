@@ -2,7 +2,7 @@
 folder.
 
 `prepare(ref)` is the one door: what comes out is a folder that holds config.json, tokenizer.json and safetensors,
-checked. Nothing here runs code that comes with a model, and nothing but safetensors is ever read as weights.
+checked. Nothing here runs code that comes with a model, and nothing but safetensors and GGUF is ever read as weights.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
@@ -78,7 +79,7 @@ def kind(ref: str) -> str:
     with contextlib.suppress(OSError, RuntimeError):  # a name that is too long, a ~user who does not exist
         if ref and Path(ref).expanduser().is_dir():
             return "folder"
-    if HUB_ID.fullmatch(ref):
+    if HUB_ID.fullmatch(ref) and "--" not in ref and ".." not in ref:  # the Hub's own rule
         return "hub"
     raise ModelError(
         f"{ref[:80]!r} is neither 'embedded', a folder, a .gguf file nor a Hub id such as 'HuggingFaceTB/SmolLM2-135M'."
@@ -94,8 +95,12 @@ def is_ready(ref: str) -> bool:
     return kind(ref) == "folder" or (kind(ref) == "hub" and _hub_copy(ref) is not None)
 
 
-def prepare(ref: str, progress: Progress = silent) -> Base:
-    """The starting checkpoint that `ref` names, fetched and converted if needed; ModelError if it can't be used."""
+def prepare(ref: str, progress: Progress = silent, identity: str | None = None, refresh: bool = False) -> Base:
+    """The starting checkpoint that `ref` names, fetched and converted if needed; ModelError if it can't be used.
+
+    A Hub id means the copy that was fetched before, if there is one: its revision at `identity`, where a run names one;
+    refresh=True asks the Hub for today's.
+    """
     from playground.models import gguf
 
     match kind(ref):
@@ -118,7 +123,13 @@ def prepare(ref: str, progress: Progress = silent) -> Base:
             check_folder(folder)
             return Base(str(folder), folder.name, folder, f"fingerprint:{fingerprint(folder)}")
         case _:
-            return _from_hub(ref, progress)
+            revision = identity.removeprefix("revision:") if identity else None
+            copy = None if refresh else _hub_copy(ref, revision)
+            return (
+                Base(ref, ref, copy, f"revision:{copy.name}", hub_id=ref)
+                if copy
+                else _from_hub(ref, revision, progress)
+            )
 
 
 def check_folder(folder: Path) -> None:
@@ -137,12 +148,23 @@ def check_folder(folder: Path) -> None:
         raise ModelError(
             f"{folder.name} has no .safetensors file; other weight formats can hide code and are not read."
         )
+    if missing := [name for name in _shards(folder) if not (folder / name).exists()]:
+        raise ModelError(f"{folder.name} is incomplete: {missing[0]} is missing.")
     if not (folder / "tokenizer.json").exists():
         raise ModelError(f"{folder.name} has no tokenizer.json; save its fast tokenizer there first.")
 
 
+def _shards(folder: Path) -> set[str]:
+    """The weight files that the folder's index names; empty if it has no readable index."""
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return {str(name) for name in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
 def fingerprint(folder: Path) -> str:
-    """A hash of the weight files' names, sizes, first and last megabyte: quick, and different for every training."""
+    """A hash of the weight files' names, sizes, first and last megabyte: quick, and enough to tell folders apart."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
@@ -154,14 +176,14 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _from_hub(ref: str, progress: Progress) -> Base:
+def _from_hub(ref: str, revision: str | None, progress: Progress) -> Base:
     import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
         # No token: the host's own access must not open private models to visitors.
-        info = HfApi(token=False).model_info(ref, files_metadata=True, timeout=15)
+        info = HfApi(token=False).model_info(ref, revision=revision, files_metadata=True, timeout=15)
         _check_hub_files(ref, {file.rfilename: file.size or 0 for file in info.siblings or []})
         progress(f"Downloading {ref}", None)
         folder = Path(snapshot_download(ref, revision=info.sha, allow_patterns=WANTED, token=False))
@@ -172,7 +194,7 @@ def _from_hub(ref: str, progress: Progress) -> Base:
     except RepositoryNotFoundError:
         raise ModelError(f"There is no public model {ref} on the Hub.") from None
     except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        if copy := _hub_copy(ref):
+        if copy := _hub_copy(ref, revision):
             return Base(ref, ref, copy, f"revision:{copy.name}", hub_id=ref)
         raise ModelError(
             f"The Hub can't be reached for {ref} ({type(error).__name__}); use the embedded model or a local folder."
@@ -181,13 +203,15 @@ def _from_hub(ref: str, progress: Progress) -> Base:
     return Base(ref, ref, folder, f"revision:{info.sha}", hub_id=ref)
 
 
-def _hub_copy(ref: str) -> Path | None:
-    """An earlier complete download of this model, for working offline."""
+def _hub_copy(ref: str, revision: str | None = None) -> Path | None:
+    """An earlier complete download of this model, so that nothing needs the network twice."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(ref, local_files_only=True, token=False))
+        folder = Path(
+            snapshot_download(ref, revision=revision, allow_patterns=WANTED, local_files_only=True, token=False)
+        )
         check_folder(folder)
         return folder
     except (LocalEntryNotFoundError, ModelError):
@@ -196,9 +220,12 @@ def _hub_copy(ref: str) -> Path | None:
 
 def _check_hub_files(ref: str, sizes: dict[str, int]) -> None:
     """ModelError before a byte is downloaded: no safetensors, or larger than disk and memory allow."""
-    weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
-    if not weights:
+    if not any(name.endswith(".safetensors") for name in sizes):
         raise ModelError(f"{ref} has no .safetensors weights; other formats can hide code and are not read.")
+    for name in ("config.json", "tokenizer.json"):
+        if name not in sizes:
+            raise ModelError(f"{ref} has no {name}, which this app needs.")
+    wanted = sum(size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in WANTED))
     room = min(shutil.disk_usage(Path.home()).free / 2, psutil.virtual_memory().total * 0.6)
-    if weights > room:
-        raise ModelError(f"{ref} has {weights / 1e9:.1f} GB of weights; this machine has room for {room / 1e9:.1f} GB.")
+    if wanted > room:
+        raise ModelError(f"{ref} takes {wanted / 1e9:.1f} GB; this machine has room for {room / 1e9:.1f} GB.")

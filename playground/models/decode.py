@@ -28,6 +28,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"The longest answer must be at least 1 token, got {self.max_new_tokens}.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"The seed must be a whole number from 0, got {self.seed}.")
         if self.temperature < 0 or self.top_k < 0:
             raise ValueError("Temperature and top k must not be negative.")
         if not 0 < self.top_p <= 1:

@@ -125,6 +125,12 @@ class Run:
         """Every probe answer in samples.jsonl, oldest first."""
         return list(_lines(self.folder / "samples.jsonl"))
 
+    def forget_after(self, step: int) -> None:
+        """Drops events and probe answers of later steps: a run that was killed makes them anew from its checkpoint."""
+        for name, rows in (("metrics.jsonl", self.metrics()), ("samples.jsonl", self.samples())):
+            kept = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["step"] <= step]
+            write_atomically(self.folder / name, "".join(kept))
+
     def log_tail(self, characters: int = 4000) -> str:
         """The end of log.txt."""
         try:

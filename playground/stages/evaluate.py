@@ -39,16 +39,21 @@ class Evaluation:
         return lines + ([f"facts: {self.facts}"] if self.facts else [])
 
 
-def evaluate(base: Base, run: Run | None, dataset: Dataset, progress: Progress = silent) -> Evaluation:
-    """Asks `run`'s checkpoint (None: the base itself) the dataset's held-out prompts and its factual probe."""
+def evaluate(
+    base: Base, run: Run | None, dataset: Dataset, progress: Progress = silent, limits: dict[str, Any] | None = None
+) -> Evaluation:
+    """Asks `run`'s checkpoint (None: the base itself) the dataset's held-out prompts and its factual probe.
+
+    limits: the checks, where they are not the dataset's own.
+    """
     from playground.data.rendering import Renderer
     from playground.models import loading
     from playground.models.adapters import open_adapters
     from playground.models.decode import Sampling, answers
 
-    limits = dataset.checks()
+    limits = limits or dataset.checks()
     if not limits:
-        raise DataError(f"{dataset.name} has no checks.yaml, so there is nothing to measure its answers against.")
+        raise DataError(f"{dataset.name} has no checks of its own; name a YAML file of checks to measure it against.")
     checks.check("", limits)  # a misspelt check is told before the answers are made, not after
     prompts = [_question(row.messages) for row in dataset.rows("heldout")]
     if not prompts:

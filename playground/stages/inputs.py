@@ -11,6 +11,16 @@ class StageError(ValueError):
     """Training that can't start or go on; the text says what to change."""
 
 
+class Stopped(Exception):
+    """Raised where a stop was asked for and there is nothing to save yet."""
+
+
+def heed_stop(run: Run) -> None:
+    """Stopped, if someone asked for it."""
+    if run.stop_requested():
+        raise Stopped
+
+
 def base_of(run: Run) -> Base:
     """The run's starting model, fetched if it must be; StageError if it is not the one that was asked for."""
     request = run.request
@@ -19,7 +29,8 @@ def base_of(run: Run) -> Base:
     def progress(text: str, share: float | None = None) -> None:
         run.update(phase=text)
 
-    base = catalog.prepare(request["base"], progress)
+    base = catalog.prepare(request["base"], progress, request["base_identity"])
+    heed_stop(run)
     if base.identity != request["base_identity"]:
         raise StageError(f"{base.title} has changed on disk since this run was asked for; start a new run.")
     return base

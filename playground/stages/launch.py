@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import yaml
 
 from playground.data.library import Dataset
+from playground.data.rendering import Renderer
+from playground.data.report import measure
 from playground.models.catalog import Base
 from playground.runs import queue, run
 from playground.settings import SettingError
@@ -43,6 +46,22 @@ def preset_settings(stage_name: str, preset: str | None) -> dict[str, Any]:
     return known[preset]["settings"]
 
 
+def preflight(module: ModuleType, base: Base, dataset: Dataset, settings: Any) -> None:
+    """SettingError before anything is queued: no rows, a template that refuses them, rows longer than the model."""
+    if not dataset.train:
+        raise SettingError(f"{dataset.name} has no rows to train on.")
+    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    most = config.get("max_position_embeddings") or settings.max_length
+    if settings.max_length > most:
+        raise SettingError(f"{base.title} reads at most {most} tokens; set the longest row to that or less.")
+    sample = dataset.rows("train")[:100]
+    found = measure(sample, Renderer(base.folder), settings.max_length)
+    if len(found.refused) == len(sample):
+        raise SettingError(f"{base.title} can't read these rows: {found.refused[0][1]}.")
+    if not any(found.learned):
+        raise SettingError(f"No answer is left within {settings.max_length} tokens; raise the longest row.")
+
+
 def launch(
     stage_name: str,
     base: Base,
@@ -56,8 +75,7 @@ def launch(
     settings = module.Settings.parse({**preset_settings(stage_name, preset), **values})
     if dataset.kind != module.COLUMNS:
         raise SettingError(f"{module.TITLE} needs {module.COLUMNS} rows; {dataset.name} holds {dataset.kind} rows.")
-    if not dataset.train:
-        raise SettingError(f"{dataset.name} has no rows to train on.")
+    preflight(module, base, dataset, settings)
     request = {
         "stage": stage_name,
         "base": base.ref,

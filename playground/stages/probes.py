@@ -20,7 +20,9 @@ def prober(renderer: Renderer, prompts: list[str], tokens: int, run: Run) -> Cal
         was_training = model.training
         model.eval()
         ends = eos_ids(model.get_base_model(), renderer.eos_id)
-        for prompt, ids in zip(prompts, answers(model, encoded, ends, Sampling(tokens)), strict=True):
+        for prompt, ids in zip(
+            prompts, answers(model, encoded, ends, Sampling(tokens), should_stop=run.stop_requested), strict=True
+        ):
             run.sample(step, prompt, renderer.decode(ids))
         model.train(was_training)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from playground import settings as plain
 from playground.runs.run import Run
 from playground.settings import setting
-from playground.stages.inputs import StageError, base_of, dataset_of
+from playground.stages.inputs import StageError, base_of, dataset_of, heed_stop
 
 NAME = "sft"
 TITLE = "Fine-tune (SFT)"
@@ -159,6 +159,7 @@ def main(settings: SFTSettings, run: Run) -> None:
     if not rows[0]:
         raise StageError(f"No row has an answer left within {settings.max_length} tokens; raise the longest row.")
 
+    heed_stop(run)
     run.update(phase="loading the model")
     set_seed(settings.seed)
     where = loading.placement(settings.quantization)
@@ -169,6 +170,7 @@ def main(settings: SFTSettings, run: Run) -> None:
     print(f"{left_out} rows left out: nothing to learn within {settings.max_length} tokens, or refused by the template")
 
     prompts = [line.strip() for line in settings.probe_prompts.splitlines() if line.strip()][:5]
+    heed_stop(run)
     probe = prober(renderer, prompts, settings.probe_tokens, run)
     metrics = trl_bridge.train_sft(model, loading.load_tokenizer(base), settings, where, run, rows, probe)
 

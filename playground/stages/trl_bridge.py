@@ -5,6 +5,7 @@ TRL 1.16's defaults mean bf16 on CPU, bf16 adapters on a 4-bit base, loss filter
 every position where no Triton is. Each is put right below, next to its reason.
 """
 
+import contextlib
 import json
 import math
 import resource
@@ -23,7 +24,7 @@ from trl import SFTConfig, SFTTrainer
 from playground.data.rendering import Encoded
 from playground.models.loading import Placement, fp32_adapters, quiet_libraries
 from playground.runs.run import Run
-from playground.stages.inputs import StageError
+from playground.stages.inputs import StageError, Stopped, heed_stop
 
 if TYPE_CHECKING:
     from datasets import Dataset as Table
@@ -134,6 +135,7 @@ class RunCallback(TrainerCallback):
         self.run.update(phase="training", step=state.global_step, total=state.max_steps)
         if state.global_step == 0:
             self._probe(kwargs["model"], 0)
+            heed_stop(self.run)
         self.since = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -158,7 +160,8 @@ class RunCallback(TrainerCallback):
             return
         self.run.log(kind, state.global_step, values)
         self.last.update(values)
-        for name in ("loss", "grad_norm", "eval_loss"):
+        # fp16's gradient scaler finds its scale by overflowing a few times; those steps are skipped and do no harm.
+        for name in ("loss", "eval_loss") if args.fp16 else ("loss", "grad_norm", "eval_loss"):
             if not math.isfinite(values.get(name, 0.0)):
                 raise StageError(
                     f"{name} is no longer a number at step {state.global_step}: the run diverged. "
@@ -166,6 +169,8 @@ class RunCallback(TrainerCallback):
                 )
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in (0, state.max_steps):  # before the first step and after the last nothing would be lost
+            heed_stop(self.run)
         self.run.update(phase="measuring the held-out loss")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -250,6 +255,8 @@ def train_sft(
     quiet_libraries()
     train_rows, heldout_rows = rows
     resumed = last_checkpoint(run.folder / "checkpoints")
+    if resumed:
+        run.forget_after(int(resumed.name.rsplit("-", 1)[1]))
     arguments = sft_arguments(settings, where, run, bool(heldout_rows))
     arguments.eval_on_start = arguments.eval_on_start and resumed is None
     callback = RunCallback(run, probe, settings.probe_steps)
@@ -268,7 +275,10 @@ def train_sft(
     before = time.monotonic()
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if heldout_rows and not run.stop_requested() and not _just_evaluated(trainer):
-        trainer.evaluate()
+        with contextlib.suppress(Stopped):
+            trainer.evaluate()
+    if not _just_evaluated(trainer):  # stopped: what was measured before is not of these weights
+        callback.last = {name: value for name, value in callback.last.items() if not name.startswith("eval_")}
     return {
         **callback.last,
         "step": trainer.state.global_step,

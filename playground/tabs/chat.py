@@ -18,8 +18,8 @@ question at the same time, from one copy of the weights: the right column adds i
 it out."""
 
 
-def build() -> list[gr.Dropdown]:
-    """Lays out the tab and wires it; returns the two checkpoint pickers."""
+def build() -> list[Any]:
+    """Lays out the tab and wires it; returns the two checkpoint pickers and the conversations."""
     gr.Markdown(INTRO)
     with gr.Row():
         left = gr.Dropdown(
@@ -66,9 +66,14 @@ def build() -> list[gr.Dropdown]:
         named = {name: values[component] for name, component in names.items()}
         if not named["question"].strip():
             return
-        yield {question: ""}
+        kept = False
         for turns, words in answer(**{**named, "question": named["question"].strip()}):
-            yield {histories: turns, left_bot: shown(turns[0]), right_bot: shown(turns[1]), status: words}
+            update: dict[Any, Any] = {left_bot: shown(turns[0]), right_bot: shown(turns[1]), status: words}
+            if turns[0][-1]["role"] == "assistant":  # a question that got no answer must not stay in the conversation
+                update[histories] = turns
+                update |= {} if kept else {question: ""}
+                kept = True
+            yield update
 
     outputs = [question, histories, left_bot, right_bot, status]
     asking = question.submit(
@@ -80,7 +85,7 @@ def build() -> list[gr.Dropdown]:
         changed(
             lambda: fresh, None, [histories, left_bot, right_bot, status], cancels=[asking], api_visibility="private"
         )
-    return [left, right]
+    return [left, right, histories]
 
 
 def _bot(label: str, empty: str, elem_id: str) -> gr.Chatbot:
@@ -99,14 +104,14 @@ def choices() -> list[tuple[str, str]]:
     return [("the starting model", START), *tuned]
 
 
-def refresh(left: str, right: str) -> list[Any]:
-    """Both pickers with today's runs; the right one moves to the newest run unless a person chose another."""
+def refresh(left: str, right: str, histories: list[Turns]) -> list[Any]:
+    """Both pickers with today's runs; before a conversation begins, the right one moves on to the newest run."""
     found = choices()
     known = [value for _, value in found]
     newest = known[1] if len(known) > 1 else START
     return [
         gr.Dropdown(choices=found, value=left if left in known else START),
-        gr.Dropdown(choices=found, value=right if right in known and right != START else newest),
+        gr.Dropdown(choices=found, value=right if right in known and (right != START or any(histories)) else newest),
     ]
 
 
@@ -129,10 +134,10 @@ def answer(
     from playground.chat import engine  # torch comes into the server here, with the first question
     from playground.models.decode import Sampling
 
-    chosen = Sampling(**{**sampling, "seed": int(sampling["seed"]), "top_k": int(sampling["top_k"])})
     began = None  # the clock starts with the first word: loading is told apart
     answers = ["", ""]
     try:
+        chosen = Sampling(**{**sampling, "seed": int(sampling["seed"] or 0), "top_k": int(sampling["top_k"])})
         for answers in engine.reply(ref, columns, asked, chosen):
             began = began or time.monotonic()
             yield _with(asked, answers), "Answering…"
@@ -156,7 +161,7 @@ def waiting_words() -> str:
 def cost_words() -> str:
     """What a run that trains meanwhile costs the chat, and the chat the run."""
     if any(run.status().state == "running" for run in list_runs()):
-        return " A run is training on the same cores: until it ends, both take up to twice as long."
+        return " A run is training on the same cores: it waits while an answer is written."
     return ""
 
 

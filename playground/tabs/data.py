@@ -11,6 +11,7 @@ from playground.data.readers import LIMITS, read_file, read_text
 from playground.data.report import examine
 from playground.models import catalog
 from playground.models.catalog import EMBEDDED
+from playground.runs.run import list_runs
 from playground.tabs import html
 from playground.tabs.rows import PAGE, Looked, preview_html, views
 
@@ -159,6 +160,9 @@ def _delete(data_id: str | None) -> Any:
     if not data_id:
         raise gr.Error("Pick a stored dataset first.")
     try:
+        users = [run.name for run in list_runs() if run.status().active and run.request["dataset"]["id"] == data_id]
+        if users:
+            raise ValueError(f"{users[0]} still needs this dataset; stop that run first.")
         library.delete(library.find(data_id))
     except ValueError as error:
         raise gr.Error(str(error)) from error

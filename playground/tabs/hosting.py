@@ -42,9 +42,10 @@ def on_space() -> bool:
 
 
 def check_ref(ref: str) -> None:
-    """ValueError if this model may not be used here: a visitor of a Space must not reach into the host's folders."""
-    if on_space() and catalog.kind(ref) not in ("embedded", "hub"):
-        raise ValueError("On a public Space only the embedded model and Hub ids can be used.")
+    """ValueError if this model may not be used here: on a Space a visitor must not reach into the host's folders, fill
+    its disk, or run a chat template that never ends."""
+    if on_space() and ref not in dict(catalog.choices()).values():
+        raise ValueError("On a public Space only the models of the list can be used.")
 
 
 def launch_options() -> dict[str, Any]:

@@ -39,7 +39,7 @@ def build() -> gr.Blocks:
 
         for button, target in zip(steps, ("data", "sft", "chat"), strict=True):
             button.click(lambda target=target: gr.Tabs(selected=target), None, tabs, api_visibility="private")
-        chat_tab.select(chat.refresh, pickers, pickers, api_visibility="private", show_progress="hidden")
+        chat_tab.select(chat.refresh, pickers, pickers[:2], api_visibility="private", show_progress="hidden")
         runs_tab.select(
             lambda: [history.listing_html(), gr.Dropdown(choices=history.choices())],
             None,

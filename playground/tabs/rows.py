@@ -1,6 +1,8 @@
 """What the Data tab shows of rows: counts and reasons in words, lengths as bars, and the very tokens of training."""
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,6 +17,7 @@ from playground.statistics import quantile
 from playground.tabs import fetching, hosting, html
 
 PAGE = 4  # rows shown at a time
+MOST_MEASURED = 5000  # rows tokenized for the report: a few seconds
 
 
 @dataclass
@@ -38,7 +41,9 @@ def views(looked: Looked | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
         lines.append(html.tag("p", f"{len(looked.rows)} rows to learn from; the held-out rows are kept apart."))
     tokens: list[int] = []
     if renderer and looked.rows:
-        found = measure(looked.rows, renderer, limit)
+        found = measure(looked.rows[:MOST_MEASURED], renderer, limit)
+        if len(looked.rows) > MOST_MEASURED:
+            lines.append(html.tag("p", f"Tokens are counted for the first {MOST_MEASURED:,} rows.", "pg-note"))
         lines += _token_words(found, limit)
         tokens = found.tokens
     elif words:
@@ -122,6 +127,12 @@ def _renderer(ref: str) -> tuple[Renderer | None, str]:
         hosting.check_ref(ref)
         if words := fetching.ready_or_fetch(ref):
             return None, f"Token counts and the mask need the model's tokenizer. {words}"
-        return Renderer(catalog.prepare(ref).folder), ""
+        return _opened(catalog.prepare(ref).folder), ""
     except ValueError as error:
         return None, str(error)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(folder: Path) -> Renderer:
+    """A tokenizer takes half a second to open and never changes once it lies there."""
+    return Renderer(folder)

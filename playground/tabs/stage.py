@@ -59,7 +59,7 @@ def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Bu
         value=catalog.EMBEDDED,
         allow_custom_value=True,
         label="Starting model",
-        info="The embedded one, or type any Hub id" + ("." if hosting.on_space() else ", folder or .gguf file."),
+        info="Pick one." if hosting.on_space() else "Pick one, or type any Hub id, folder or .gguf file.",
     )
     fields["preset"] = gr.Dropdown(
         [OWN, *presets], value=OWN, label="Preset", info="Settings that are known to work; choosing one fills the form."
@@ -184,8 +184,7 @@ def data_choices(kind: str) -> list[tuple[str, str]]:
 
 
 def _stop(run_id: str | None) -> None:
-    if run_id:
-        stop_run(run_id)
+    if run_id and stop_run(run_id) == "running":
         gr.Info("It finishes its step, saves and stops.")
 
 

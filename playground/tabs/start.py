@@ -43,7 +43,7 @@ def machine_words() -> str:
     """What this machine offers and where its results stay, without importing torch."""
     cores = os.environ.get("CPU_CORES") or os.cpu_count()
     lines = [
-        f"**This machine**: {cores} CPU cores. SmolLM2-135M-Instruct comes with the app and needs no Hub. "
+        f"**This machine**: {cores} CPU cores. SmolLM2-135M-Instruct needs no account and no model hub. "
         "Its weights come from a 4-bit file, so it is a little weaker than the original.",
     ]
     if hosting.on_space() and not os.access("/data", os.W_OK):

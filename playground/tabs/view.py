@@ -10,11 +10,12 @@ from playground.statistics import thin
 from playground.tabs import html
 
 MOST_POINTS = 500
+MOST_ANSWERS = 12  # of a probe prompt, besides the first
 WORDS = {
     "queued": "Queued",
     "running": "Running",
     "finished": "Finished",
-    "stopped": "Stopped, weights saved",
+    "stopped": "Stopped",
     "failed": "Failed",
     "interrupted": "Interrupted",
 }
@@ -64,7 +65,9 @@ def _outcome(run: Run) -> str:
     held = [event["values"]["eval_loss"] for event in run.metrics() if event["values"].get("eval_loss") is not None]
     metrics = run.receipt().get("metrics", {})
     took = f" in {duration(metrics['train_seconds'])}" if "train_seconds" in metrics else ""
-    if len(held) < 2:
+    if len(held) == 1:
+        return f"Trained {metrics.get('step', 0)} steps{took}; the held-out loss was not measured at the end."
+    if not held:
         return f"Trained {metrics.get('step', 0)} steps{took}; nothing was held out, so there is no independent loss."
     change = held[-1] / held[0] - 1
     return f"Held-out loss {held[0]:.2f} → {held[-1]:.2f} ({change:+.0%}) after {metrics.get('step', 0)} steps{took}."
@@ -90,7 +93,9 @@ def probes_html(run: Run | None) -> str:
     prompts = list(dict.fromkeys(sample["prompt"] for sample in samples))
     parts = []
     for prompt in prompts:
-        rows = [[str(s["step"]), s["answer"] or "(nothing)"] for s in samples if s["prompt"] == prompt]
+        said = [s for s in samples if s["prompt"] == prompt]
+        said = said[:1] + said[1:][-MOST_ANSWERS:]
+        rows = [[str(s["step"]), s["answer"] or "(nothing)"] for s in said]
         parts += [html.tag("h3", prompt), html.table(["Step", "Answer"], rows)]
     return html.box(parts)
 
