@@ -4,7 +4,7 @@ change that).
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see runs/queue.py; read when torch is first imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a chat beside a run: threads must not spin; torch reads it later
 
 from playground.tabs import html, page
 from playground.tabs.hosting import launch_options, theme

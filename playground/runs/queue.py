@@ -78,10 +78,11 @@ def start_worker() -> None:
 def worker_environment() -> dict[str, str]:
     """The environment of training processes: only names that they need, so no secret of the host is among them.
 
-    OMP_WAIT_POLICY: threads that wait by spinning make a chat and a run on the same cores several times slower.
+    The server's OMP_WAIT_POLICY stays behind: waiting passively keeps a chat quick beside a run, but slows training.
     """
     kept = {name: value for name, value in os.environ.items() if name.upper().startswith(PASSED_ON)}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
-    return {"OMP_WAIT_POLICY": "PASSIVE", **kept, **quiet, "PYTHONPATH": path}
+    kept.pop("OMP_WAIT_POLICY", None)
+    return {**kept, **quiet, "PYTHONPATH": path}

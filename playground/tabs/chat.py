@@ -161,7 +161,7 @@ def waiting_words() -> str:
 def cost_words() -> str:
     """What a run that trains meanwhile costs the chat, and the chat the run."""
     if any(run.status().state == "running" for run in list_runs()):
-        return " A run is training on the same cores: it waits while an answer is written."
+        return " A run is training on the same cores: both are slower while an answer is written."
     return ""
 
 
