@@ -116,35 +116,11 @@ def child(args: argparse.Namespace, what: str) -> float:
     peer = Path(args.peers) / "raw_loop.py"
     from playground.models import catalog
 
+    size = ["--steps", str(args.steps), "--rows", str(args.rows), "--length", str(args.length)]
     if what == "floor" and peer.exists():
-        command = [
-            sys.executable,
-            str(peer),
-            "--model",
-            str(catalog.prepare(args.model).folder),
-            "--nf4",
-            "--steps",
-            str(args.steps),
-            "--rows",
-            str(args.rows),
-            "--length",
-            str(args.length),
-        ]
+        command = [sys.executable, str(peer), "--model", str(catalog.prepare(args.model).folder), "--nf4", *size]
     else:
-        command = [
-            sys.executable,
-            __file__,
-            "--only",
-            what,
-            "--model",
-            args.model,
-            "--steps",
-            str(args.steps),
-            "--rows",
-            str(args.rows),
-            "--length",
-            str(args.length),
-        ]
+        command = [sys.executable, __file__, "--only", what, "--model", args.model, *size]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])["seconds_per_step"]
 
