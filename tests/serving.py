@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,14 @@ def serve(home: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
+    """Waits until something holds that another process brings about; a slow machine is no failure."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
 
 
 def _wait_until_answered(url: str, process: subprocess.Popen, log: Path) -> None:

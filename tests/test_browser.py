@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 from serving import serve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,12 +17,13 @@ CHROMIUM = os.environ.get("PLAYGROUND_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
 )
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
-TABS = ("Start", "Data", "Fine-tune (SFT)", "Chat", "Runs")
-CURVE = "[...document.querySelectorAll('#plot-loss svg .mark-line path')].map(p => p.getAttribute('d')).join()"
+TABS = ("Start", "Data", "Fine-tune (SFT)", "Reward model", "DPO", "Score", "Chat", "Runs")
+CURVE = "[...document.querySelectorAll('#plot-sft-loss svg .mark-line path')].map(p => p.getAttribute('d')).join()"
 LONG = 120_000  # ms; a slow machine is no failure
 
 # What Gradio's own parts break and a page can't mend: Chatbot's icon button and an empty plot's marks have no names.
 UPSTREAM = {"button-name", "svg-img-alt"}
+EMPTY = '<div aria-label="Empty value"'  # a plot without a point; a label on a plain div is prohibited
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +83,59 @@ def go(page: Page, name: str) -> None:
         page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
 
 
+def panel(page: Page) -> Locator:
+    """The tab that is open: the stages' forms have labels in common."""
+    return page.get_by_role("tabpanel").filter(visible=True)
+
+
+def start_run(page: Page, tab: str, data: str, name: str, fields: dict[str, str], options: dict[str, str]) -> None:
+    """Fills a stage's form as a person does and presses the button."""
+    go(page, tab)
+    form = panel(page)
+    for label, option in {"Data": data, **options}.items():
+        form.get_by_label(label, exact=True).click()
+        page.get_by_role("option", name=re.compile(option)).click()
+    for label, value in {**fields, "Run name": name}.items():
+        form.get_by_label(label).first.fill(value)
+        form.get_by_label(label).first.press("Tab")
+    form.get_by_role("button", name="Start training").click()
+    expect(form.locator("[id$=-status]")).to_contain_text(name, timeout=LONG)
+
+
+def faults(page: Page, name: str, shot: str) -> list[str]:
+    """What a screen reader or a narrow screen would stumble over on the tab that is open."""
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name.split()[0].lower()}-{shot}.png", full_page=True)
+    found = []
+    if page.evaluate("document.documentElement.scrollWidth - window.innerWidth") > 0:
+        found.append(f"{name}: wider than the screen")
+    for violation in Axe().run(page).response["violations"]:
+        nodes = [node["html"][:160] for node in violation["nodes"] if not node["html"].startswith(EMPTY)]
+        if nodes and violation["id"] not in UPSTREAM and violation["impact"] in ("serious", "critical"):
+            found.append(f"{name}: {violation['id']}: {nodes[:4]}")
+    return found
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
 def write_rows(path: Path) -> Path:
     """A CSV as a person would bring it, with a row that can't be used and a hostile one."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["instruction", "input", "output"])
-        for number in range(30):
-            writer.writerow([f"Tell me about the number {number}.", "", f"Arr, {number} be a fine number, matey!"])
-        writer.writerow(["What is missing here?", "", ""])
-        writer.writerow(['<img src=x onerror="window.PWNED=1">', "", "Arr, <b>no</b> treasure here, matey!"])
-    return path
+    rows = [[f"Tell me about the number {i}.", "", f"Arr, {i} be a fine number, matey!"] for i in range(30)]
+    missing = ["What is missing here?", "", ""]
+    hostile = ['<img src=x onerror="window.PWNED=1">', "", "Arr, <b>no</b> treasure here, matey!"]
+    return write_csv(path, [["instruction", "input", "output"], *rows, missing, hostile])
+
+
+def write_pairs(path: Path) -> Path:
+    """The same as preferences: the short answer is the better one."""
+    rows = [[f"Tell me about {i}.", f"It is {i}.", f"I would rather not say a word about {i}."] for i in range(20)]
+    same = ["What is the same?", "Both.", "Both."]
+    hostile = ["Is this safe?", '<img src=x onerror="window.PWNED=1">', "<script>window.PWNED=1</script>"]
+    return write_csv(path, [["prompt", "chosen", "rejected"], *rows, same, hostile])
 
 
 def test_a_visitor_uploads_trains_leaves_comes_back_and_compares(visit, tmp_path):
@@ -110,11 +154,11 @@ def test_a_visitor_uploads_trains_leaves_comes_back_and_compares(visit, tmp_path
     assert page.evaluate("window.PWNED") is None
 
     go(page, "Fine-tune (SFT)")
-    page.get_by_label("Data", exact=True).click()
+    panel(page).get_by_label("Data", exact=True).click()
     page.get_by_role("option", name=re.compile("^pirate")).click()
     for label, value in (("Steps at most", "20"), ("Learning rate", "0.004"), ("Run name", "pirate-run")):
-        page.get_by_label(label).first.fill(value)
-    page.get_by_role("button", name="Start training").click()
+        panel(page).get_by_label(label).first.fill(value)
+    panel(page).get_by_role("button", name="Start training").click()
     status = page.locator("#sft-status")
     expect(status).to_contain_text("pirate-run", timeout=LONG)
     expect(status).to_contain_text(re.compile(r"step [2-9] of 20"), timeout=LONG)
@@ -178,13 +222,7 @@ def test_every_tab_is_accessible_and_fits_the_screen(visit, theme, width):
     for name in TABS:
         go(page, name)
         page.wait_for_timeout(800)
-        SHOTS.mkdir(exist_ok=True)
-        page.screenshot(path=SHOTS / f"{name.split()[0].lower()}-{width}-{theme}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, name
-        for violation in Axe().run(page).response["violations"]:
-            if violation["id"] not in UPSTREAM and violation["impact"] in ("serious", "critical"):
-                nodes = [node["html"][:160] for node in violation["nodes"][:4]]
-                found.append(f"{name}: {violation['id']}: {nodes}")
+        found += faults(page, name, f"{width}-{theme}")
     assert found == []
 
 
@@ -193,3 +231,79 @@ def test_a_second_browser_sees_the_same_runs(visit):
         go(page, "Runs")
         runs = page.get_by_text("No runs yet").or_(page.get_by_role("cell", name="pirate-run"))
         expect(runs).to_be_visible(timeout=LONG)
+
+
+def ends_well(page: Page, stage: str, name: str, proofs: int) -> None:
+    """The run finishes before the visitor's eyes: ticks, a curve, and a sentence under it."""
+    status = page.locator(f"#{stage}-status")
+    expect(status).to_contain_text(name, timeout=LONG)
+    expect(status).to_contain_text("Finished", timeout=4 * LONG)
+    expect(status).to_contain_text("On held-out pairs it")
+    summary = status.get_by_text(f"Proven before the first step: {proofs} of {proofs}")
+    expect(summary).to_be_visible()
+    expect(status.get_by_role("listitem").first).to_be_hidden()
+    summary.click()
+    expect(status.get_by_role("listitem")).to_have_text([re.compile("^✓ ")] * proofs)
+    curve = page.locator(f"#plot-{stage}-loss svg .mark-line path")
+    expect(curve.first).to_have_attribute("d", re.compile("L"), timeout=LONG)  # a line, no longer a point
+    expect(panel(page).locator(".pg-reading").first).to_have_text(re.compile(r"loss|line"))
+
+
+def score(page: Page, letter: str, answer: str, told: str) -> None:
+    """Types one answer, asks the judge and waits for what it says."""
+    page.locator(f"#answer-{letter} textarea").fill(answer)
+    panel(page).get_by_role("button", name="Score", exact=True).click()
+    expect(page.locator("#scores")).to_contain_text(re.compile(told), timeout=LONG)
+
+
+def test_a_visitor_brings_pairs_trains_a_judge_asks_it_and_prefers(visit, tmp_path, tiny_model):
+    page = visit()
+    go(page, "Data")
+    expect(page.get_by_role("heading", name="pocket-tutor")).to_be_visible(timeout=LONG)
+    page.locator("input[type=file]").first.set_input_files(write_pairs(tmp_path / "opinions.csv"))
+    expect(page.get_by_text("21 of 22 rows kept, recognised as prompt, chosen, rejected.")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("both answers are the same").first).to_be_visible()
+    expect(page.get_by_text("Length alone tells many pairs apart")).to_be_visible()
+    expect(page.locator(".pg-chosen").first).to_have_text("It")
+    expect(page.locator(".pg-rejected").first).to_have_text("I")
+    assert faults(page, "Data", "pairs") == []
+    page.get_by_role("button", name="Keep this dataset").click()
+    expect(page.get_by_text("Kept as opinions")).to_be_visible(timeout=LONG)
+
+    # The first run waits for nobody; the second one is asked for while the first is trained.
+    tiny = {"Starting model": str(tiny_model), "Steps at most": "2"}
+    start_run(page, "Fine-tune (SFT)", "^pocket-tutor", "imitator", tiny, {})
+    start_run(page, "Reward model", "^opinions", "judge", tiny, {})
+    ends_well(page, "reward", "judge", 5)
+    page.screenshot(path=SHOTS / "judge.png", full_page=True)
+
+    go(page, "Score")
+    expect(page.locator("#judge input")).to_have_value("judge (on opinions)", timeout=LONG)
+    expect(panel(page).get_by_text(re.compile(r"^Right on .* of held-out pairs"))).to_be_visible()
+    page.locator("#asked textarea").fill("Tell me about 3.")
+    page.locator("#answer-A textarea").fill("It is 3.")
+    score(page, "B", "<img src=x onerror='window.PWNED=1'> I won't.", r"P\(A ≻ B\) = \d+%")
+    moved = page.locator("#scores tbody tr td:nth-child(3)")
+    expect(moved).to_have_text(["", ""])
+    score(page, "A", "It is four.", r"[+-]\d\.\d\d[+-]\d\.\d\d")
+    expect(moved).to_have_text([re.compile(r"^[+-]\d+\.\d\d$"), ""])
+    assert page.evaluate("window.PWNED") is None
+    assert faults(page, "Score", "scored") == []
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert faults(page, "Score", "scored-390") == []
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+    start_run(page, "DPO", "^opinions", "preferrer", {"Steps at most": "2"}, {"Continue from": "imitator"})
+    ends_well(page, "dpo", "preferrer", 6)
+    expect(page.locator("#dpo-status")).to_contain_text("tiny + SFT(imitator) + DPO(preferrer)")
+    page.close()
+
+    for theme, width in (("dark", 1280), ("light", 390)):  # with runs in them, the tabs show more
+        page = visit(f"?__theme={theme}", width)
+        found = []
+        for name, shown in (("Reward model", "#reward-status"), ("DPO", "#dpo-status"), ("Score", "#judge")):
+            go(page, name)
+            expect(page.locator(shown)).to_be_visible(timeout=LONG)
+            page.wait_for_timeout(800)
+            found += faults(page, name, f"run-{width}-{theme}")
+        assert found == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from playground.chat import engine
+from playground.chat import engine, resident
 from playground.data.rendering import Renderer
 from playground.models import catalog, loading
 from playground.models.adapters import open_adapters
@@ -29,7 +29,7 @@ LONGER = [
 @pytest.fixture(autouse=True)
 def nothing_loaded(monkeypatch):
     """Each test starts with an engine that has loaded nothing."""
-    monkeypatch.setattr(engine, "_loaded", None)
+    monkeypatch.setattr(resident, "_loaded", None)
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ def tuned(tiny_model):
     return make
 
 
-def new_run(folder: Path, name: str) -> runs.Run:
+def new_run(folder: Path, name: str, stage: str = "sft") -> runs.Run:
     base = catalog.prepare(str(folder))
-    request = {"stage": "sft", "base": base.ref, "base_title": base.title, "base_identity": base.identity}
+    request = {"stage": stage, "base": base.ref, "base_title": base.title, "base_identity": base.identity}
     return runs.create(name, request)
 
 
-def write_adapter(run: runs.Run, folder: Path, seed: int) -> None:
+def write_adapter(run: runs.Run, folder: Path, seed: int, dropout: float = 0.0) -> None:
     base = catalog.prepare(str(folder))
-    model = loading.attach_lora(loading.load_base(base, loading.placement("none")), 4, 8, 0.0, "all-linear")
+    model = loading.attach_lora(loading.load_base(base, loading.placement("none")), 4, 8, dropout, "all-linear")
     random = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -100,7 +100,7 @@ def plain_answer(folder: Path, run: runs.Run | None, history=QUESTION) -> str:
 
 
 def patched_layers() -> list[object]:
-    return [layer for layer in engine._loaded.adapters.layers if "forward" in vars(layer)]
+    return [layer for layer in resident._loaded.adapters.layers if "forward" in vars(layer)]
 
 
 def test_two_columns_in_one_batch_say_what_each_says_alone(ask, tuned, spoken):
@@ -144,21 +144,21 @@ def test_a_third_run_sits_beside_the_others(ask, tuned, tiny_model):
 
 
 def test_only_so_many_adapters_stay_in_memory_and_the_least_used_one_leaves(ask, tuned):
-    made = [tuned(seed) for seed in range(engine.MAX_ADAPTERS + 1)]
+    made = [tuned(seed) for seed in range(resident.MAX_ADAPTERS + 1)]
     alone = [ask([run])[0] for run in made[:-1]]
     ask([made[0]])
     alone.append(ask([made[-1]])[0])  # pushes out made[1]: made[0] was used since
-    loaded = engine._loaded
+    loaded = resident._loaded
     assert set(loaded.names) == {run.id for run in made} - {made[1].id}
     assert set(loaded.adapters.layers[0].lora_A) == set(loaded.names)
     assert [ask([run])[0] for run in made] == alone
 
 
 def test_more_runs_at_once_than_fit_are_refused_instead_of_answering_as_the_base(ask, tuned):
-    made = [tuned(seed) for seed in range(engine.MAX_ADAPTERS + 1)]
-    with pytest.raises(ModelError, match=f"^{engine.MAX_ADAPTERS} runs at most can answer at once"):
+    made = [tuned(seed) for seed in range(resident.MAX_ADAPTERS + 1)]
+    with pytest.raises(ModelError, match=f"^{resident.MAX_ADAPTERS} runs at most can answer at once"):
         ask(made)
-    assert len(ask([None, *made[1:], made[1]])) == engine.MAX_ADAPTERS + 2  # repetitions and the base cost nothing
+    assert len(ask([None, *made[1:], made[1]])) == resident.MAX_ADAPTERS + 2  # repetitions and the base cost nothing
 
 
 def test_an_adapter_that_was_trained_further_is_loaded_again(ask, tuned, tiny_model):
@@ -212,6 +212,25 @@ def test_a_run_without_weights_says_so(ask, tiny_model):
     with pytest.raises(ModelError, match=r"^This run has no trained weights yet"):
         ask([new_run(tiny_model, "early")])
     assert not engine.busy()
+
+
+def test_a_reward_model_is_refused_before_anything_is_loaded(ask, tuned, tiny_model):
+    judge = new_run(tiny_model, "judge", "reward")
+    for columns in ([judge], [None, tuned(1), judge]):
+        with pytest.raises(ModelError, match=r"^judge is a reward model: it gives scores, not answers\."):
+            ask(columns)
+    assert resident._loaded is None
+    assert not engine.busy()
+
+
+def test_a_second_adapter_that_was_trained_with_dropout_answers_without_it(ask, tuned, tiny_model):
+    first, second = tuned(1), tuned(2)
+    write_adapter(second, tiny_model, 2, dropout=0.5)
+    expected = ask([second])
+    resident.forget()
+    ask([first])
+    assert [ask([second]) for _ in range(3)] == [expected] * 3
+    assert not any(module.training for module in resident._loaded.adapters.model.modules())
 
 
 def test_a_conversation_that_is_too_long_is_refused(ask):

@@ -1,7 +1,9 @@
 """The command line: real processes where the process matters, main() elsewhere."""
 
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from playground import __main__ as command
+from playground import verbs
+from playground.chat import resident
 from playground.data import library
 from playground.data.readers import RawRow
 from playground.data.report import examine
@@ -20,15 +24,18 @@ from playground.stages import launch
 from playground.stages.sft import SFTSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ["models", "settings", "data", "train", "chat", "evaluate", "runs", "stop", "resume"]
+VERBS = ["models", "settings", "data", "train", "chat", "evaluate", "score", "runs", "stop", "resume"]
 ROWS = [{"prompt": f"What is {i} + {i}?", "completion": f"It is {2 * i}."} for i in range(40)]
+PAIRS = [
+    {"prompt": f"What is {i} + {i}?", "chosen": f"It is {2 * i}.", "rejected": f"No idea, {i}."} for i in range(40)
+]
 QUICK = ["max_steps=2", "per_device_train_batch_size=4", "max_length=64", "lora_r=4", "probe_tokens=8"]
 
 
 @pytest.fixture
 def cli(capsys, monkeypatch):
     """main(argv) → (exit code, standard output, standard error)."""
-    monkeypatch.setattr(command.show, "last", "")
+    monkeypatch.setattr(verbs.show, "last", "")
 
     def run(*argv):
         capsys.readouterr()
@@ -76,9 +83,9 @@ def process(*argv, **options):
     )
 
 
-def data_file(folder: Path) -> Path:
-    path = folder / "sums.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+def data_file(folder: Path, rows=ROWS, name: str = "sums") -> Path:
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -114,6 +121,35 @@ def trained(trained_home, monkeypatch):
     return runs.find("tutor")
 
 
+@pytest.fixture(scope="module")
+def preferring_home(trained_home, tmp_path_factory):
+    """A copy of that home in which a reward and a DPO run went on from the SFT run, for real, on pairs."""
+    home = tmp_path_factory.mktemp("preferring") / "home"
+    shutil.copytree(trained_home, home)
+    pairs = data_file(home, PAIRS, "pairs")
+    quick = [part for pair in QUICK[:3] for part in ("--set", pair)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAYGROUND_HOME", str(home))
+        for stage, name, source, more in (
+            ("reward", "judge", pairs, ["--set", "half=first"]),
+            ("dpo", "polite", "pairs", ["--set", "probe_tokens=8", "--set", "half=second"]),
+        ):
+            arguments = ("--data", source, "--from", "tutor", "--name", name, *quick, *more, "--json")
+            out, err = process("train", stage, *arguments).communicate(timeout=240)
+            (home / f"{name}.json").write_text(out)
+            (home / f"{name}.txt").write_text(err)
+    return home
+
+
+@pytest.fixture
+def preferring(preferring_home, monkeypatch):
+    """That home, with nothing loaded; answers are short."""
+    monkeypatch.setenv("PLAYGROUND_HOME", str(preferring_home))
+    monkeypatch.setattr(resident, "_loaded", None)
+    monkeypatch.setattr("playground.stages.evaluate.MAX_NEW_TOKENS", 8)
+    return preferring_home
+
+
 # ---- every verb
 
 
@@ -124,7 +160,7 @@ def test_every_verb_explains_itself(verb, capsys):
     out = capsys.readouterr().out
     assert ended.value.code == 0
     assert "--json" in out
-    assert command.__dict__[verb].__doc__.split(".")[0].split(",")[0] in " ".join(out.split())
+    assert verbs.__dict__[verb].__doc__.split(".")[0].split(",")[0] in " ".join(out.split())
 
 
 def test_the_list_of_verbs_is_complete():
@@ -274,6 +310,194 @@ def test_a_run_whose_base_has_changed_is_not_measured(refused, trained, monkeypa
     assert refused("evaluate", "tutor", "--data", "sums") == "tiny has changed since tutor was trained on it."
 
 
+@pytest.mark.parametrize(("stage", "name", "measured"), [
+    ("reward", "judge", {"loss", "eval_accuracy", "eval_n", "score_mean", "score_std"}),
+    ("dpo", "polite", {"loss", "eval_rewards/accuracies", "eval_n"}),
+])  # fmt: skip
+def test_reward_and_dpo_go_on_from_a_run(preferring, stage, name, measured):
+    err = (preferring / f"{name}.txt").read_text()
+    assert "Traceback" not in err
+    found, run, parent = json.loads((preferring / f"{name}.json").read_text()), runs.find(name), runs.find("tutor")
+    assert (found["run"], found["state"], found["metrics"]["step"]) == (run.id, "finished", 2)
+    assert set(found["metrics"]) >= measured
+    assert (run.request["stage"], run.request["dataset"]["name"]) == (stage, "pairs")
+    assert (run.request["parent"]["id"], run.request["parent"]["name"]) == (parent.id, "tutor")
+    assert run.request["base_identity"] == parent.request["base_identity"]
+    assert json.loads((run.adapter / "adapter_config.json").read_text())["r"] == 4  # the parent's, not the default
+    assert [library.find("pairs").kind, len([d for d in library.datasets() if not d.preset])] == ["preference", 2]
+    assert "UserWarning" not in run.log_tail()
+
+
+def test_runs_and_settings_know_the_new_stages(preferring, document):
+    assert [(entry["name"], entry["stage"]) for entry in document("runs")] == [
+        ("tutor", "sft"), ("judge", "reward"), ("polite", "dpo"),
+    ]  # fmt: skip
+    for stage, own in (("reward", "center_rewards_coefficient"), ("dpo", "beta")):
+        assert own in {entry["name"] for entry in document("settings", stage)}
+
+
+def test_a_dpo_run_chats_and_a_reward_run_does_not(preferring, document, refused):
+    said = document("chat", "--run", "tutor", "--run", "polite", "--prompt", "hi", "--max-new-tokens", 4)
+    assert [entry["run"] for entry in said] == ["tutor", "polite"]
+    sentence = refused("chat", "--run", "judge", "--prompt", "hi")
+    assert sentence == "judge is a reward model: it gives scores, not answers. Use it in the Score tab."
+
+
+# ---- scores
+
+
+@pytest.fixture
+def scored(preferring, document):
+    """Scores of these answers to "What is 3 + 3?", by answer."""
+
+    def run(*answers):
+        options = [part for answer in answers for part in ("--answer", answer)]
+        return {entry["answer"]: entry for entry in document("score", "judge", "--prompt", "What is 3 + 3?", *options)}
+
+    return run
+
+
+def test_typed_answers_are_scored_and_compared(scored):
+    found = scored("It is 6.", "No idea.", "")
+    assert list(found) == ["It is 6.", "No idea.", ""]
+    for answer, entry in found.items():
+        assert set(entry) == {"answer", "score", "percentile", "preferred_over"}
+        assert 0 <= entry["percentile"] <= 1
+        assert set(entry["preferred_over"]) == set(found) - {answer}
+    first, second = found["It is 6."], found["No idea."]
+    assert first["preferred_over"]["No idea."] + second["preferred_over"]["It is 6."] == pytest.approx(1)
+    assert (first["score"] > second["score"]) == (first["preferred_over"]["No idea."] > 0.5)
+    assert scored("It is 6.")["It is 6."]["score"] == pytest.approx(first["score"], abs=1e-4)
+
+
+def test_without_json_scores_can_be_read_by_a_person(preferring, cli):
+    code, out, _ = cli("score", "judge", "--prompt", "What is 3 + 3?", "--answer", "Six.", "--answer", "Seven.")
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert out.startswith("answer=Six.  score=")
+    _, out, _ = cli("score", "judge", "--data", "pairs")
+    assert out.splitlines()[0] == "8 answers scored"
+    assert out.splitlines()[1].startswith("chosen scores higher: ")
+
+
+def test_a_dataset_s_held_out_pairs_are_scored_with_an_accuracy(preferring, document, tmp_path):
+    found = document("score", "judge", "--data", "pairs", "--out", tmp_path / "scores.csv")
+    assert set(found) == {"run", "accuracy", "rows"}
+    assert found["run"] == "judge"
+    held = library.find("pairs").rows("heldout")
+    assert [(line["side"], line["answer"]) for line in found["rows"]] == [
+        (side, getattr(pair, side)) for pair in held for side in ("chosen", "rejected")
+    ]
+    assert set(found["rows"][0]) == {"row", "side", "prompt", "answer", "score", "percentile"}
+    assert (set(found["accuracy"]), found["accuracy"]["n"]) == ({"rate", "low", "high", "n"}, 4)
+    measured = runs.find("judge").receipt()["metrics"]
+    assert found["accuracy"]["rate"] == pytest.approx(measured["eval_accuracy"])
+    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert read == [{name: str(value) for name, value in line.items()} for line in found["rows"]]
+
+
+def test_a_file_of_conversations_is_scored_row_by_row_without_an_accuracy(preferring, document, cli, tmp_path):
+    path = data_file(tmp_path, [*ROWS[:3], {"prompt": "=1+1", "completion": "=2\n日本"}])
+    found = document("score", "judge", "--data", path)
+    assert found["accuracy"] is None
+    assert [(line["row"], line["answer"]) for line in found["rows"]] == [
+        (1, "It is 0."), (2, "It is 2."), (3, "It is 4."), (4, "=2\n日本"),
+    ]  # fmt: skip
+    code, out, err = cli("score", "judge", "--data", path, "--out", tmp_path / "out.csv")
+    assert (code, out) == (0, f"4 answers scored, in {tmp_path / 'out.csv'}\n")
+    assert "4 of 4 rows kept" in err
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        assert [line["answer"] for line in csv.DictReader(file)][-1] == "'=2\n日本"
+    _, out, _ = cli("score", "judge", "--data", path)
+    assert len(out.splitlines()) == 5  # one answer has two lines
+
+
+def test_a_file_of_pairs_is_scored_whole_and_unusable_rows_are_told(preferring, cli, document, tmp_path):
+    path = data_file(tmp_path, [*PAIRS[:5], {"prompt": "What?", "chosen": "Same.", "rejected": "Same."}], "mine")
+    found = document("score", "judge", "--data", path)
+    assert (len(found["rows"]), found["accuracy"]["n"]) == (10, 5)
+    _, _, err = cli("score", "judge", "--data", path)
+    assert "1 dropped: both answers are the same (row 6)." in err
+
+
+def test_the_held_out_pairs_of_a_preset_are_found_by_its_name():
+    assert verbs._scored_rows("pocket-tutor") == library.find("pocket-tutor", "preference").rows("heldout")
+
+
+def test_a_dataset_that_holds_nothing_out_is_scored_whole(preferring, document, tmp_path):
+    few, _ = library.import_file(data_file(tmp_path, PAIRS[:3], "few"))
+    found = document("score", "judge", "--data", "few")
+    library.delete(few)
+    assert (len(found["rows"]), found["accuracy"]["n"]) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["judge"], "score needs --prompt and --answer, or --data."),
+        (["judge", "--prompt", "Hi"], "score needs --prompt and --answer, or --data."),
+        (["judge", "--answer", "Hi"], "score needs --prompt and --answer, or --data."),
+        (["judge", "--prompt", "", "--answer", "Hi"], "score needs --prompt and --answer, or --data."),
+        (["nobody", "--prompt", "Hi", "--answer", "Hi"], "There is no run called 'nobody'. Latest runs: tutor, judge"),
+        (["tutor", "--prompt", "Hi", "--answer", "Hi"], "tutor is not a reward model; train one in the Reward model"),
+        (["tutor", "--data", "pairs"], "tutor is not a reward model; train one in the Reward model tab."),
+        (["judge", "--data", "nothing"], "There is no dataset called 'nothing'. Known: "),
+        (["judge", "--prompt", "Hi", "--answer", "a" * 600], "Answer 1 is 6"),
+        (["judge", "--prompt", "Hi", "--answer", "a", "--out", "x.csv"], "--out goes with --data, and needs a folder"),
+        (["judge", "--data", "pairs", "--out", "/no/such/x.csv"], "--out goes with --data, and needs a folder"),
+    ],
+)
+def test_what_can_not_be_scored_is_one_line(preferring, refused, argv, sentence):
+    assert refused("score", *argv).startswith(sentence)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "{", '{"day": "Monday", "rain": 3}\n', "\0\0"])
+def test_a_file_without_answers_is_refused_with_its_name(preferring, refused, tmp_path, content):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(content)
+    assert "mine.jsonl: " in refused("score", "judge", "--data", path)
+
+
+# ---- a judge
+
+
+def test_evaluate_asks_a_judge_against_the_parent_the_base_or_another(preferring, document):
+    for options, against in (([], "tutor"), (["--against", "base"], "the base"), (["--against", "polite"], "polite")):
+        found = document("evaluate", "polite", "--data", "sums", "--judge", "judge", *options)
+        assert (found["verdict"]["judge"], found["verdict"]["against"]) == ("judge", against)
+        assert (set(found["verdict"]["wins"]), found["verdict"]["wins"]["n"]) == ({"rate", "low", "high", "n"}, 4)
+        assert found["verdict"]["note"] == ""  # judge and run learned from different halves
+        assert set(found["checks"]) == {"max_words", "lacks", "all"}
+        assert all(isinstance(answer["other"], str) for answer in found["answers"])
+    assert found["verdict"]["wins"]["rate"] == 0.5  # against itself
+    base = document("evaluate", "base", "--base", runs.find("tutor").request["base"], "--data", "sums",
+                    "--judge", "judge", "--against", "polite")  # fmt: skip
+    assert base["verdict"]["against"] == "polite"
+
+
+def test_a_run_without_a_parent_is_judged_against_the_base_in_words(preferring, cli):
+    code, out, _ = cli("evaluate", "tutor", "--data", "sums", "--judge", "judge")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("judge prefers its answer over the base's: ")
+    assert "prefers" not in cli("evaluate", "tutor", "--data", "sums")[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["polite", "--against", "tutor"], "--against needs --judge: a reward run that compares the two."),
+        (["polite", "--judge", "tutor"], "tutor can't judge: it is not a reward model."),
+        (["polite", "--judge", "nobody"], "There is no run called 'nobody'. Latest runs: tutor, judge, polite."),
+        (["polite", "--judge", "judge", "--against", "nobody"], "There is no run called 'nobody'. Latest runs: "),
+        (["polite", "--judge", "judge", "--against", "judge"], "judge is a reward model: it gives scores, not "),
+        (["judge", "--judge", "judge"], "judge is a reward model: it gives scores, not answers."),
+        (["base", "--base", "no model", "--judge", "judge"], "'no model' is neither 'embedded', a folder"),
+    ],
+)
+def test_a_judgement_that_can_not_be_had_is_one_line(preferring, refused, argv, sentence):
+    assert refused("evaluate", *argv, "--data", "sums").startswith(sentence)
+
+
 def test_ctrl_c_stops_the_run_and_keeps_its_weights(tiny_model, tmp_path):
     arguments = ["--set", "max_steps=50000", "--set", "max_length=64", "--set", "probe_prompts=", "--set", "lora_r=4"]
     path = data_file(tmp_path)
@@ -364,8 +588,74 @@ def test_unknown_data_bases_and_stages_are_refused(refused, tmp_path, capsys):
     assert "invalid choice: 'magic'" in capsys.readouterr().err
 
 
+@pytest.fixture
+def asked(monkeypatch, document):
+    """`train` with these options → the request that it would have queued."""
+    monkeypatch.setattr(launch.queue, "start_worker", lambda: None)
+    monkeypatch.setattr(verbs, "_wait", lambda started: started.request)
+    return lambda *argv: document("train", *argv)
+
+
+@pytest.mark.parametrize(("stage", "kind", "name"), [
+    ("sft", "sft", "pocket-tutor"), ("reward", "preference", "pocket-tutor-preferences"),
+    ("dpo", "preference", "pocket-tutor-preferences"),
+])  # fmt: skip
+def test_a_preset_s_name_stands_for_the_rows_that_a_stage_needs(asked, tiny_model, stage, kind, name):
+    request = asked(stage, "--data", "pocket-tutor", "--base", tiny_model)
+    found = library.find(name)
+    assert (found.kind, request["stage"], request["parent"]) == (kind, stage, None)
+    assert (request["dataset"]["id"], request["dataset"]["sha256"]) == (found.id, found.sha256)
+
+
+@pytest.mark.parametrize(("stage", "rows", "sentence"), [
+    ("sft", PAIRS, "Fine-tune (SFT) needs sft rows; mine holds preference rows."),
+    ("reward", ROWS, "Reward model needs preference rows; mine holds sft rows."),
+    ("dpo", ROWS, "DPO needs preference rows; mine holds sft rows."),
+])  # fmt: skip
+def test_the_wrong_kind_of_rows_is_refused(refused, tiny_model, tmp_path, stage, rows, sentence):
+    path = data_file(tmp_path, rows, "mine")
+    assert "rows are needed here" in refused("train", stage, "--data", path, "--base", tiny_model)
+    assert [d for d in library.datasets() if not d.preset] == []
+    library.import_file(path)
+    assert refused("train", stage, "--data", "mine", "--base", tiny_model) == sentence
+    assert runs.list_runs() == []
+
+
+def test_a_run_goes_on_from_its_parent_on_the_parent_s_base(preferring, asked):
+    for options in ([], ["--base", runs.find("tutor").request["base"]]):
+        request = asked("sft", "--data", "sums", "--from", "tutor", "--name", "more", *options)
+        made = runs.find(request["id"])
+        made.request_stop()
+        made.delete()
+        assert request["parent"]["name"] == "tutor"
+        assert request["base"] == runs.find("tutor").request["base"]
+
+
+def test_a_parent_that_can_not_be_continued_is_one_line(preferring, refused, tiny_model_no_template, tiny_model):
+    def train(parent, *options):
+        return refused("train", "dpo", "--data", "pairs", "--from", parent, *options)
+
+    other = shutil.copytree(tiny_model, preferring / "another", dirs_exist_ok=True)
+    data = bytearray((other / "model.safetensors").read_bytes())
+    data[-100] ^= 1
+    (other / "model.safetensors").write_bytes(data)
+    assert train("tutor", "--base", other) == "tutor was trained on tiny, not on another."
+    assert train("nobody").startswith("There is no run called 'nobody'. Latest runs: tutor, judge, polite.")
+    assert train("judge") == "judge is a reward model: it gives scores, so there is nothing to continue."
+    assert len(runs.list_runs()) == 3
+
+
+def test_a_parent_that_waits_is_not_continued(refused, queued, tiny_model):
+    sentence = refused("train", "sft", "--data", "sums", "--from", "waiting", "--base", tiny_model)
+    assert sentence == "waiting is still queued; wait for its end or stop it."
+    queued.request_stop()
+    assert refused("train", "sft", "--data", "sums", "--from", "waiting") == (
+        "waiting has no trained weights to continue."
+    )
+
+
 def test_a_value_may_hold_an_equals_sign(queued, tiny_model, monkeypatch, document):
-    monkeypatch.setattr(command, "_wait", lambda started: started.request["settings"])
+    monkeypatch.setattr(verbs, "_wait", lambda started: started.request["settings"])
     arguments = ["--base", tiny_model, "--set", "probe_prompts=What is x if 2x = 4?", "--set", "seed = 5"]
     settings = document("train", "sft", "--data", "sums", *arguments)
     assert (settings["probe_prompts"], settings["seed"]) == ("What is x if 2x = 4?", 5)

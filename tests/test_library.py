@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from playground.data import library
+from playground.data.pairs import Pair
 from playground.data.readers import DataError, read_text
-from playground.data.report import Row, examine
+from playground.data.report import examine
+from playground.data.shapes import Row
 
 ROOT = Path(__file__).parents[1]
+PRESETS = ["pocket-tutor", "pocket-tutor-preferences"]
 
 
 def pair(question: str, answer: str = "So it is.") -> dict:
@@ -37,8 +40,24 @@ def rows_of(questions: list[str]) -> list[Row]:
     ]
 
 
-def question(row: Row) -> str:
-    return row.messages[0]["content"]
+def question(row: Row | Pair) -> str:
+    return row.asked[0]["content"]
+
+
+def preference(question: str, chosen: str = "So it is.", rejected: str = "No idea.") -> dict:
+    return {"prompt": question, "chosen": chosen, "rejected": rejected}
+
+
+def pairs_of(questions: list[str]) -> list[Pair]:
+    """One pair for each question, with answers that differ."""
+    return [
+        Pair(n, [{"role": "user", "content": question}], f"Answer {n}.", f"No answer {n}.")
+        for n, question in enumerate(questions, 1)
+    ]
+
+
+def openings(rows: list) -> set[str]:
+    return {" ".join(question(row).casefold().split()) for row in rows}
 
 
 @pytest.fixture
@@ -84,13 +103,15 @@ def test_why_rows_were_dropped_is_stored_too():
 def test_a_dataset_is_found_by_name_and_by_id():
     made = library.store(report_of(), "talk", "here")
     assert library.find("talk") == library.find(made.id) == made
-    with pytest.raises(DataError, match=r"^There is no dataset called 'tal'\. Known: pocket-tutor, talk\.$"):
+    with pytest.raises(
+        DataError, match=r"^There is no dataset called 'tal'\. Known: pocket-tutor, pocket-tutor-preferences, talk\.$"
+    ):
         library.find("tal")
 
 
 def test_presets_come_first_and_then_the_oldest():
     names = [library.store(report_of(pair(str(n))), name, "here").name for n, name in enumerate("cab")]
-    assert [dataset.name for dataset in library.datasets()] == ["pocket-tutor", *names]
+    assert [dataset.name for dataset in library.datasets()] == [*PRESETS, *names]
 
 
 def test_a_name_that_is_taken_gets_a_number():
@@ -125,14 +146,14 @@ def test_a_deleted_dataset_is_gone(home):
     made, kept = library.store(report_of(), "talk", "here"), library.store(report_of(), "other", "here")
     library.delete(made)
     assert not made.folder.exists()
-    assert [dataset.id for dataset in library.datasets()] == ["pocket-tutor", kept.id]
+    assert [dataset.id for dataset in library.datasets()] == [*PRESETS, kept.id]
 
 
-def test_a_preset_can_not_be_deleted():
-    tutor = library.find("pocket-tutor")
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_can_not_be_deleted(name):
     with pytest.raises(DataError, match=r"^A dataset that comes with the app can't be deleted\.$"):
-        library.delete(tutor)
-    assert library.find("pocket-tutor").rows("train")
+        library.delete(library.find(name))
+    assert library.find(name).rows("train")
 
 
 def test_nothing_is_stored_where_no_row_can_be_used(home):
@@ -154,7 +175,7 @@ def test_a_store_that_is_killed_leaves_nothing_listed(home, monkeypatch, at):
         patch.setattr(Path, at, killed)
         with pytest.raises(KeyboardInterrupt):
             library.store(report_of(), "talk", "here")
-    assert [dataset.name for dataset in library.datasets()] == ["pocket-tutor"]
+    assert [dataset.name for dataset in library.datasets()] == PRESETS
     assert library.store(report_of(), "talk", "here").name == "talk"
 
 
@@ -183,7 +204,7 @@ def test_only_folders_named_by_the_library_are_listed(home):
         (folder / "meta.json").write_text((made.folder / "meta.json").read_text(encoding="utf-8"), encoding="utf-8")
     (library.root() / "data_0123456789ab").mkdir()  # without meta.json
     (library.root() / "notes.txt").touch()
-    assert [dataset.id for dataset in library.datasets()] == ["pocket-tutor", made.id]
+    assert [dataset.id for dataset in library.datasets()] == [*PRESETS, made.id]
 
 
 def test_an_id_inside_a_tampered_file_leads_nowhere(home):
@@ -202,7 +223,7 @@ def test_a_file_that_is_imported_twice_is_one_dataset(file):
     assert first == again
     assert (first.name, first.source) == ("talk", "file talk.jsonl")
     assert len(report.kept) == 40
-    assert len(library.datasets()) == 2
+    assert len(library.datasets()) == len(PRESETS) + 1
 
 
 def test_the_same_rows_under_a_name_of_their_own(file):
@@ -307,3 +328,151 @@ def test_fewer_than_ten_questions_are_all_trained_on():
     assert library.split_by_prompt(few) == (few, [])
     assert library.split_by_prompt([]) == ([], [])
     assert len(library.split_by_prompt(rows_of([f"Question {n % 10}?" for n in range(90)]))[1]) == 9
+
+
+# ---- preference pairs
+
+
+def test_stored_pairs_come_back_whole():
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "日本\u2028 ?"}]
+    report = report_of({"prompt": talk, "chosen": "é\n\r\nè", "rejected": "\u2029 no \t\tno"})
+    made = library.store(report, "taste", "pasted text")
+    assert (made.name, made.kind, made.train, made.heldout, made.preset) == ("taste", "preference", 1, 0, False)
+    assert made.rows("train") == report.kept
+    assert made.rows("heldout") == []
+    assert made.sha256 == library.digest(report.kept, [])
+
+
+def test_stored_pairs_are_written_as_trl_reads_them():
+    made = library.store(report_of(*(preference(f"Question {n}?") for n in range(20))), "taste", "here")
+    lines = [
+        json.loads(line)
+        for split in ("train", "heldout")
+        for line in (made.folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert len(lines) == 20
+    for line in lines:
+        assert list(line) == ["prompt", "chosen", "rejected"]
+        assert line["prompt"][0]["content"].startswith("Question ")
+        assert line["chosen"] == [{"role": "assistant", "content": "So it is."}]
+        assert line["rejected"] == [{"role": "assistant", "content": "No idea."}]
+    again = examine(read_text(jsonl(lines)))
+    assert sorted(map(question, again.kept)) == sorted(map(question, made.rows("train") + made.rows("heldout")))
+
+
+def test_pairs_of_a_file_that_is_imported_twice_are_one_dataset(tmp_path):
+    records = [preference(f"Question {n}?") for n in range(40)]
+    transcripts = [
+        {side: f"\n\nHuman: {r['prompt']}\n\nAssistant: {r[side]}" for side in ("chosen", "rejected")} for r in records
+    ]
+    made = []
+    for name, rows in (
+        ("first", records),
+        ("second", transcripts),
+        ("turned", [preference(r["prompt"], r["rejected"], r["chosen"]) for r in records]),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text(jsonl(rows), encoding="utf-8")
+        made.append(library.import_file(tmp_path / f"{name}.jsonl")[0])
+    assert made[0] == made[1] != made[2]
+    assert made[0].sha256 != made[2].sha256
+    assert (made[0].train, made[0].heldout) == (36, 4)
+
+
+def test_no_prompt_of_pairs_stands_on_both_sides():
+    chance = random.Random(0)
+    asked = [f"{chance.choice(['What is', 'what  IS', 'What is '])} {chance.randrange(60)}?" for _ in range(500)]
+    rows = pairs_of(asked)
+    train, heldout = library.split_by_prompt(rows)
+    assert openings(train).isdisjoint(openings(heldout))
+    assert 40 <= len(heldout) <= 50
+    assert sorted(row.row for row in train + heldout) == [row.row for row in rows]
+
+
+def test_pairs_are_split_like_conversations_with_the_same_questions():
+    asked = [f"Question {n}?" for n in range(50)]
+    split = [library.split_by_prompt(make(asked)) for make in (rows_of, pairs_of)]
+    assert [row.row for row in split[0][1]] == [row.row for row in split[1][1]]
+
+
+def test_a_file_of_another_kind_than_asked_for_is_not_stored(file):
+    with pytest.raises(DataError, match=r"^talk\.jsonl holds sft rows; preference rows are needed here\.$"):
+        library.import_file(file, kind="preference")
+    assert [dataset.name for dataset in library.datasets()] == PRESETS
+    assert library.import_file(file, kind="sft")[0].kind == "sft"
+
+
+# ---- one name, two kinds
+
+
+def test_a_folder_of_presets_holds_both_kinds():
+    sft, pairs = map(library.find, PRESETS)
+    assert (sft.kind, pairs.kind) == ("sft", "preference")
+    assert sft.folder == pairs.folder
+    assert sft.sha256 != pairs.sha256
+    assert all(isinstance(row, Pair) for split in ("train", "heldout") for row in pairs.rows(split))
+    assert (sft.checks(), sft.facts()) == (pairs.checks(), pairs.facts())
+
+
+def test_a_preset_s_folder_stands_for_the_kind_that_is_asked_for():
+    sft, pairs = map(library.find, PRESETS)
+    assert library.find("pocket-tutor") == library.find("pocket-tutor", "sft") == sft
+    assert library.find("pocket-tutor", "preference") == pairs
+    assert library.find("pocket-tutor-preferences", "preference") == pairs
+
+
+def test_a_dataset_of_the_other_kind_is_still_found_by_its_name():
+    """Who asked for it says that the kind is wrong; "there is no such dataset" would be untrue."""
+    made = library.store(report_of(), "talk", "here")
+    assert library.find("talk", "preference") == made
+    assert library.find("pocket-tutor-preferences", "sft").kind == "preference"
+    with pytest.raises(DataError, match="There is no dataset called 'nothing'"):
+        library.find("nothing", "preference")
+
+
+def test_a_stored_dataset_is_never_hidden_by_a_folder_of_presets():
+    made = library.store(report_of(preference("What?")), "pocket-tutor", "here")
+    assert made.name == "pocket-tutor-2"
+    assert library.find(made.id, "preference") == library.find("pocket-tutor-2", "preference") == made
+
+
+# ---- halves
+
+
+@pytest.mark.parametrize("make", [rows_of, pairs_of])
+def test_the_halves_share_no_question_and_leave_nothing_out(make):
+    for count in (0, 1, 2, 9, 100, 301):
+        rows = make([f"Question {n % 70}?" for n in range(count)])
+        first, second = library.half(rows, "first"), library.half(rows, "second")
+        assert openings(first).isdisjoint(openings(second))
+        assert sorted(row.row for row in first + second) == [row.row for row in rows]
+        assert abs(len(openings(first)) - len(openings(second))) <= 1
+        assert library.half(rows, "all") == rows
+
+
+def test_questions_in_other_spacing_fall_into_the_same_half():
+    rows = pairs_of([text for n in range(40) for text in (f"What is {n}?", f"what  IS {n}? ")])
+    first, second = library.half(rows, "first"), library.half(rows, "second")
+    assert len(first) == len(second) == 40
+    assert openings(first).isdisjoint(openings(second))
+
+
+def test_a_half_depends_on_the_questions_alone():
+    rows = pairs_of([f"Question {n}?" for n in range(100)])
+    first = library.half(rows, "first")
+    assert first == library.half(rows, "first") == sorted(first, key=lambda row: row.row)
+    mixed = random.Random(1).sample(rows, len(rows))
+    assert openings(library.half(mixed, "first")) == openings(first)
+    assert openings(library.half(rows_of([f"Question {n}?" for n in range(100)]), "first")) == openings(first)
+    assert [row.row for row in first] != list(range(1, 51))
+
+
+def test_the_halves_are_drawn_apart_from_the_held_out_rows():
+    """A held-out tenth that lay in one half alone would judge the two halves unequally."""
+    rows = pairs_of([f"Question {n}?" for n in range(400)])
+    heldout = openings(library.split_by_prompt(rows)[1])
+    assert 10 <= len(heldout & openings(library.half(rows, "first"))) <= 30
+
+
+def test_the_halves_of_the_preset_are_about_equal():
+    rows = library.find("pocket-tutor", "preference").rows("train")
+    assert len(library.half(rows, "first")) == len(library.half(rows, "second")) == len(rows) // 2

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from playground.data.rendering import Renderer
 from playground.models import catalog, gguf, loading
-from playground.models.adapters import open_adapters
+from playground.models.adapters import open_adapters, read_adapter
 from playground.models.catalog import Base, ModelError
 
 HUB_ID = "someone/some-model"
@@ -579,3 +579,137 @@ def test_saving_again_replaces_the_folder_whole(base, tmp_path):
     assert not (folder / "stale").exists()
     assert (folder / "chat_template.jinja").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize(("listed", "own", "ends"), [
+    ([268, 266], 268, {266, 268}), (266, 268, {266, 268}), (None, 268, {268}), ([266], None, {266}),
+    (None, None, set()),
+])  # fmt: skip
+def test_an_answer_ends_at_every_token_that_says_so(listed, own, ends):
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=listed))
+    assert loading.eos_ids(model, own) == ends
+
+
+# ---- with a score head
+
+
+@pytest.fixture(params=["none", "nf4"])
+def where(request):
+    return loading.placement(request.param)
+
+
+def seeded_scorer(base, where, seed=0):
+    torch.manual_seed(seed)
+    return loading.load_base(base, where, scorer=True)
+
+
+def test_a_score_head_is_whole_fp32_frozen_and_as_its_seed_makes_it(base, where):
+    model = seeded_scorer(base, where)
+    head = model.score.weight
+    assert (tuple(head.shape), head.dtype, model.score.bias) == ((1, 64), torch.float32, None)
+    assert type(model.score) is torch.nn.Linear
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training
+    assert torch.equal(seeded_scorer(base, where).score.weight, head)
+    other = seeded_scorer(base, where, seed=1).score.weight
+    assert not torch.equal(other, head)
+    heads = torch.cat([seeded_scorer(base, where, seed).score.weight for seed in range(8)])
+    assert heads.std() == pytest.approx(65**-0.5, rel=0.15)
+
+
+def test_a_scorer_s_base_is_the_language_model_s(base, where):
+    scorer, speaker = seeded_scorer(base, where), loading.load_base(base, where)
+    theirs = dict(speaker.model.named_parameters())
+    assert {name for name, _ in scorer.model.named_parameters()} == set(theirs)
+    assert all(torch.equal(p, theirs[name]) for name, p in scorer.model.named_parameters())
+    assert (scorer.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8) == where.nf4
+    with torch.no_grad():
+        assert torch.equal(scorer.model(IDS).last_hidden_state, speaker.model(IDS).last_hidden_state)
+
+
+def test_in_half_precision_the_head_stays_fp32(base):
+    model = loading.load_base(base, loading.Placement("cpu", torch.bfloat16, False), scorer=True)
+    assert (model.dtype, model.score.weight.dtype) == (torch.bfloat16, torch.float32)
+    trained = loading.attach_lora(model, 4, 8, 0.0, "all-linear")
+    assert {p.dtype for p in trained.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_a_scorer_trains_its_adapter_and_its_head(base, where):
+    model = loading.attach_lora(seeded_scorer(base, where), 4, 8, 0.0, "all-linear")
+    trainable = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
+    assert len(trainable) == 2 * 7 * 2 + 1
+    assert sum("score" in name for name in trainable) == 1
+    assert set(trainable.values()) == {torch.float32}
+
+
+def test_a_model_that_can_not_score_gives_a_sentence(copy):
+    from transformers import MambaConfig, ModernBertDecoderConfig, ModernBertDecoderForCausalLM
+
+    config = {**MambaConfig(num_hidden_layers=1).to_dict(), "architectures": ["MambaForCausalLM"]}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"^copy can't be loaded: Unrecognized configuration class"):
+        loading.load_base(catalog.prepare(str(copy)), loading.placement("none"), scorer=True)
+    small = ModernBertDecoderConfig(
+        vocab_size=270, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    )  # fmt: skip
+    ModernBertDecoderForCausalLM(small).save_pretrained(copy)
+    with pytest.raises(ModelError, match=r"^copy can't become a reward model: its architecture has"):
+        loading.load_base(catalog.prepare(str(copy)), loading.placement("none"), scorer=True)
+
+
+# ---- going on from a saved adapter
+
+
+def saved_adapter(base, where, folder, targets="all-linear"):
+    """(a trained model, the folder of its adapter)."""
+    model = loading.attach_lora(loading.load_base(base, where), 4, 8, 0.0, targets)
+    train_a_step(model, IDS)
+    loading.save_adapter(model, base, "{{ messages }}", folder)
+    return model.eval(), folder
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "attention", "q_proj, v_proj"])
+def test_a_continued_adapter_says_the_same_and_trains_on(base, where, tmp_path, targets):
+    before, folder = saved_adapter(base, where, tmp_path / "parent", targets)
+    saved = (folder / "adapter_model.safetensors").read_bytes()
+    model = loading.continue_lora(loading.load_base(base, where), folder, 0.25)
+    config = model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.task_type) == (4, 8, 0.25, "CAUSAL_LM")
+    trainable = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
+    assert set(trainable) == {name for name, p in before.named_parameters() if p.requires_grad}
+    assert set(trainable.values()) == {torch.float32}
+    with torch.no_grad():
+        expected, found = before(IDS).logits, model.eval()(IDS).logits
+    assert torch.equal(found, expected)
+    train_a_step(model.train(), IDS)
+    with torch.no_grad():
+        assert (model.eval()(IDS).logits - expected).abs().max() > 0.01
+        assert torch.equal(before(IDS).logits, expected)
+    assert (folder / "adapter_model.safetensors").read_bytes() == saved
+
+
+def test_a_scorer_may_start_from_a_language_model_s_adapter(base, where, tmp_path):
+    before, folder = saved_adapter(base, where, tmp_path / "parent")
+    model = loading.continue_lora(seeded_scorer(base, where), folder, 0.0)
+    trainable = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
+    assert len(trainable) == 2 * 7 * 2 + 1
+    assert set(trainable.values()) == {torch.float32}
+    with torch.no_grad():
+        ours = model.eval().get_base_model().model(IDS).last_hidden_state
+        assert torch.equal(ours, before.get_base_model().model(IDS).last_hidden_state)
+        expected = torch.nn.functional.linear(ours[:, -1], seeded_scorer(base, where).score.weight)
+        torch.testing.assert_close(model(IDS).logits, expected)
+    loading.save_adapter(model, base, "{{ messages }}", tmp_path / "judge")
+    assert "base_model.model.score.weight" in read_adapter(tmp_path / "judge")[1]
+
+
+def test_a_continued_adapter_must_be_there_and_fit(base, tmp_path):
+    where = loading.placement("none")
+    with pytest.raises(ModelError, match=r"^This run has no trained weights yet"):
+        loading.continue_lora(loading.load_base(base, where), tmp_path / "nowhere", 0.0)
+    _, folder = saved_adapter(base, where, tmp_path / "parent")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 8}))
+    with pytest.raises(ModelError, match=r"^The saved adapter does not fit this model"):
+        loading.continue_lora(loading.load_base(base, where), folder, 0.0)

@@ -2,25 +2,31 @@
 
 import asyncio
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 
 import gradio as gr
+import psutil
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from serving import serve
+from serving import serve, wait_for
 
 from playground.data import library
 from playground.data.readers import RawRow
 from playground.data.report import examine
 from playground.runs import run as runs
-from playground.stages.sft import SFTSettings
-from playground.tabs import chat, data, fetching, history, html, page, stage, view
+from playground.runs.run import Run
+from playground.stages import launch
+from playground.stages.inputs import WEIGHTS, weights_sha256
+from playground.statistics import wilson
+from playground.tabs import chat, data, explorer, fetching, history, html, page, rows, stage, view
 from playground.tabs.hosting import POLICY, ContentSecurityPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,11 +34,12 @@ HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bits
 INPUTS = {"textbox", "number", "slider", "dropdown", "checkbox", "radio", "checkboxgroup", "file", "code"}
 WITHOUT_INFO = {
     "Upload a file": "gr.File has no info; the intro above it says what may be uploaded",
+    "File of answers": "the same, for the Score tab",
     "Your question": "its placeholder is an example, and a sentence under a chat's input would be in the way",
 }
 
 # Every one differs from its default and from every other, so that a value in the wrong field can't go unseen.
-OTHER = {
+COMMON = {
     "num_train_epochs": 2.5,
     "max_steps": 997,
     "learning_rate": 3e-3,
@@ -49,27 +56,34 @@ OTHER = {
     "weight_decay": 0.02,
     "max_grad_norm": 0.7,
     "eval_steps": 13,
-    "probe_steps": 17,
-    "probe_prompts": "What is 3 + 3?\nWhat is x = 4?",
-    "probe_tokens": 19,
     "save_steps": 23,
     "seed": 29,
 }
+PROBES = {"probe_steps": 17, "probe_prompts": "What is 3 + 3?\nWhat is x = 4?", "probe_tokens": 19}
+DPO = {"half": "second", "beta": 0.3, "loss_type": "ipo", "label_smoothing": 0.25, "sft_weight": 1.5}
+OTHER = {
+    "sft": {**COMMON, **PROBES},
+    "reward": {**COMMON, "half": "first", "center_rewards_coefficient": 0.125},
+    "dpo": {**COMMON, **PROBES, **DPO},
+}
+ROWS = {"sft": "sums", "reward": "opinions", "dpo": "opinions"}  # what the server's home has for each stage
+FORM = ["data", "base", "parent", "preset", "name"]
 
 
 @pytest.fixture(scope="module")
 def server_home(tmp_path_factory):
-    """The server's home, with a dataset of forty sums in it."""
+    """The server's home, with a dataset of forty sums in it and one of forty opinions on them."""
     home = tmp_path_factory.mktemp("page-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLAYGROUND_HOME", str(home))
-        stored_sums()
+        stored("sums", lambda i: {"completion": f"It is {2 * i}."})
+        stored("opinions", lambda i: {"chosen": f"It is {2 * i}.", "rejected": "I would rather not say." * (1 + i % 2)})
     return home
 
 
-def stored_sums():
-    raw = [RawRow(i, {"prompt": f"What is {i} + {i}?", "completion": f"It is {2 * i}."}, None) for i in range(40)]
-    return library.store(examine(raw), "sums", "a test")
+def stored(name, answers):
+    raw = [RawRow(i, {"prompt": f"What is {i} + {i}?", **answers(i)}, None) for i in range(40)]
+    return library.store(examine(raw), name, "a test")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +125,30 @@ def server_runs(server, server_home, monkeypatch):
     return runs
 
 
+@pytest.fixture(scope="module")
+def trained(server, server_home, tiny_model) -> dict[str, Run]:
+    """A run of two steps in every stage, all asked for through the API; the others continue the first."""
+    common = {"name": "", "max_steps": 2, "seed": 3}
+    probes = {"probe_steps": 0, "probe_tokens": 8, "probe_prompts": "What is 3 + 3?"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAYGROUND_HOME", str(server_home))
+        data = {name: library.find(rows).id for name, rows in ROWS.items()}
+        client = Client(server[0], verbose=False, analytics_enabled=False)
+        asked = {**common, **probes, "data": data["sft"], "base": str(tiny_model), "name": "imitator"}
+        client.predict(**asked, api_name="/start_sft")
+        wait_for(lambda: not runs.find("imitator").status().active)
+        # Both were asked for on a page that opened before the run they continue; by id and by name, base left alone.
+        asked = {**common, "data": data["reward"], "name": "judge", "parent": runs.find("imitator").id}
+        client.predict(**asked, api_name="/start_reward")
+        asked = {**common, **probes, "data": data["dpo"], "name": "preferrer", "parent": "imitator"}
+        client.predict(**asked, api_name="/start_dpo")
+        client.close()
+        made = {name: runs.find(run) for name, run in zip(OTHER, ("imitator", "judge", "preferrer"), strict=True)}
+        wait_for(lambda: not any(run.status().active for run in made.values()))
+        assert {run.status().state for run in made.values()} == {"finished"}, [run.log_tail() for run in made.values()]
+    return made
+
+
 # ---- what the server sends
 
 
@@ -121,8 +159,8 @@ def test_the_page_opens(server):
     assert "Alignment Playground" in text
 
 
-def test_the_page_has_at_most_250_components(config):
-    assert 50 < len(config["components"]) <= 250
+def test_the_page_has_at_most_350_components(config):
+    assert 50 < len(config["components"]) <= 350
 
 
 def test_every_input_has_a_label_and_says_what_it_is_for(config):
@@ -148,12 +186,19 @@ def test_every_button_and_plot_has_words(config):
     assert all(c["props"]["label"] for c in config["components"] if c["type"] in ("nativeplot", "chatbot", "dataframe"))
 
 
-def test_every_setting_is_in_the_form_with_its_own_words_and_default(config):
-    shown = {c["props"].get("label"): c["props"] for c in config["components"] if c["type"] in INPUTS | {"number"}}
-    for spec in SFTSettings.specs().values():
-        if spec.label not in ("Seed", "Longest row"):  # other tabs have inputs of these names too
-            assert shown[spec.label]["info"] == spec.help
-            assert shown[spec.label]["value"] == spec.default
+@pytest.mark.parametrize("name", launch.STAGES)
+def test_every_setting_is_in_the_form_with_its_own_words_and_default(config, name):
+    props = {component["id"]: component["props"] for component in config["components"]}
+    (start,) = [event for event in config["dependencies"] if event["api_name"] == f"start_{name}"]
+    specs = launch.stage(name).Settings.specs()
+    for spec, place in zip(specs.values(), start["inputs"][len(FORM) :], strict=True):
+        assert (props[place]["label"], props[place]["info"]) == (spec.label, spec.help)
+        assert props[place]["value"] == spec.default
+
+
+def test_every_stage_has_a_tab_in_the_order_of_the_lesson(config):
+    tabs = [component["props"]["label"] for component in config["components"] if component["type"] == "tabitem"]
+    assert tabs == ["Start", "Data", "Fine-tune (SFT)", "Reward model", "DPO", "Score", "Chat", "Runs"]
 
 
 def test_the_content_security_policy_is_on_pages_and_on_streams(server):
@@ -205,40 +250,106 @@ def test_buttons_that_answer_with_a_toast_are_queued(config):
 # ---- the API
 
 
-def test_every_value_of_the_form_lands_in_its_own_setting(visitor, server_runs, tiny_model):
-    defaults = SFTSettings().values()
-    assert OTHER.keys() == defaults.keys()
-    assert not [name for name, value in OTHER.items() if value == defaults[name]]
-    assert len(set(OTHER.values())) == len(OTHER)
+@pytest.mark.parametrize("name", launch.STAGES)
+def test_the_other_values_differ_from_the_defaults_and_from_each_other(name):
+    defaults, other = launch.stage(name).Settings().values(), OTHER[name]
+    assert other.keys() == defaults.keys()
+    assert not [key for key, value in other.items() if value == defaults[key]]
+    assert len(set(other.values())) == len(other)
 
+
+@pytest.mark.parametrize("name", launch.STAGES)
+def test_every_value_of_the_form_lands_in_its_own_setting(visitor, server_runs, tiny_model, name):
     before = set(server_runs.list_runs())
-    asked = {"data": library.find("sums").id, "base": str(tiny_model), "name": "kohya", **OTHER}
-    picker = visitor().predict(**asked, api_name="/start_sft")
+    asked = {"data": library.find(ROWS[name]).id, "base": str(tiny_model), "name": f"long-{name}", **OTHER[name]}
+    picker = visitor().predict(**asked, api_name=f"/start_{name}")
     (made,) = set(server_runs.list_runs()) - before
     assert picker["value"] == made.id
-    assert made.request["settings"] == OTHER
+    assert made.request["settings"] == OTHER[name]
     assert {type(value) for value in made.request["settings"].values()} == {int, float, str}
-    assert made.name == "kohya"
+    assert made.name == f"long-{name}"
+    assert made.request["stage"] == name
     assert made.request["base"] == str(tiny_model)
-    assert made.request["dataset"]["name"] == "sums"
+    assert made.request["parent"] is None
+    assert made.request["dataset"]["name"] == ROWS[name]
     assert made.request["seed"] == 29
 
     # Stopped by another visitor, who has never seen the page on which it was started.
-    assert visitor().predict(run="kohya", api_name="/stop_sft") in ("running", "stopped")
-    until = time.monotonic() + 120
-    while made.status().active and time.monotonic() < until:
-        time.sleep(0.2)
+    assert visitor().predict(run=f"long-{name}", api_name=f"/stop_{name}") in ("running", "stopped")
+    wait_for(lambda: not made.status().active)
     assert made.status().state == "stopped"
     assert made.status().step < 997
 
 
-def test_what_is_left_out_keeps_its_default(client, server_runs, tiny_model):
+@pytest.mark.parametrize("name", launch.STAGES)
+def test_what_is_left_out_keeps_its_default(client, server_runs, tiny_model, name):
     before = set(server_runs.list_runs())
-    client.predict(data=library.find("sums").id, base=str(tiny_model), max_steps=900, api_name="/start_sft")
+    asked = {"data": library.find(ROWS[name]).id, "base": str(tiny_model), "max_steps": 900}
+    client.predict(**asked, api_name=f"/start_{name}")
     (made,) = set(server_runs.list_runs()) - before
-    client.predict(run=made.id, api_name="/stop_sft")
-    assert made.request["settings"] == {**SFTSettings().values(), "max_steps": 900}
-    assert made.name == "sft-sums"
+    client.predict(run=made.id, api_name=f"/stop_{name}")
+    assert made.request["settings"] == {**launch.stage(name).Settings().values(), "max_steps": 900}
+    assert made.name == f"{name}-{ROWS[name]}"
+
+
+@pytest.mark.parametrize("name", ["reward", "dpo"])
+def test_a_run_that_continues_another_holds_what_was_asked(trained, server_runs, tiny_model, name):
+    made, first = trained[name].request, trained["sft"]
+    assert made["stage"] == name
+    assert made["parent"] == {"id": first.id, "name": "imitator", "weights_sha256": weights_sha256(first)}
+    assert (made["base"], made["base_identity"]) == (str(tiny_model), first.request["base_identity"])
+    assert made["settings"] == {
+        **launch.stage(name).Settings().values(),
+        **{key: value for key, value in made["settings"].items() if key in PROBES},
+        "max_steps": 2,
+        "seed": 3,
+    }
+    assert made["preset"] is None
+    assert made["dataset"]["name"] == "opinions"
+    assert trained[name].proofs()[0]["words"] == "As in imitator."
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "sentence"),
+    [
+        ("dpo", {"data": "sums"}, "DPO needs preference rows; sums holds sft rows."),
+        ("reward", {"data": "sums"}, "Reward model needs preference rows; sums holds sft rows."),
+        ("sft", {"data": "opinions"}, "Fine-tune (SFT) needs sft rows; opinions holds preference rows."),
+        ("dpo", {"data": "nothing"}, "There is no dataset called 'nothing'."),
+        ("dpo", {"parent": "judge"}, "judge is a reward model: it gives scores, so there is nothing to continue."),
+        ("reward", {"parent": "judge"}, "judge is a reward model: it gives scores, so there is nothing to continue."),
+        ("dpo", {"parent": "nobody"}, "There is no run called 'nobody'."),
+        ("dpo", {"parent": "run_000000000000"}, "There is no run called 'run_000000000000'."),
+        ("dpo", {"parent": "elsewhere"}, "elsewhere was trained on another base, not on tiny."),
+        ("dpo", {"parent": "emptied"}, "emptied has no trained weights to continue."),
+        ("dpo", {"beta": 0}, "β must be at least 0.001, got 0."),
+        ("reward", {"center_rewards_coefficient": 2}, "Centring must be at most 1, got 2."),
+        ("dpo", {"max_length": 16}, "No pair has both sides within 16 tokens; raise the longest pair."),
+    ],
+)
+def test_what_cannot_be_trained_is_a_sentence_and_starts_nothing(client, trained, server_runs, name, values, sentence):
+    for other, changes in (("elsewhere", {"base_identity": "x", "base_title": "another base"}), ("emptied", {})):
+        if other not in {run.name for run in server_runs.list_runs()}:
+            copied = server_runs.create(other, {**trained["sft"].request, **changes, "id": "", "name": other})
+            copied.update(state="finished")
+            shutil.copytree(trained["sft"].adapter, copied.adapter)
+            if other == "emptied":
+                (copied.adapter / WEIGHTS).unlink()
+    before = server_runs.list_runs()
+    with pytest.raises(AppError) as refused:
+        client.predict(
+            **{"data": ROWS[name], "parent": "imitator", "max_steps": 1, **values}, api_name=f"/start_{name}"
+        )
+    assert sentence in str(refused.value)
+    assert server_runs.list_runs() == before
+
+
+def test_a_run_is_continued_only_after_its_end(client, server_runs, tiny_model):
+    asked = {"data": "sums", "base": str(tiny_model), "max_steps": 900, "name": "unfinished"}
+    client.predict(**asked, api_name="/start_sft")
+    with pytest.raises(AppError, match=r"unfinished is still (queued|running); wait for its end or stop it\."):
+        client.predict(data="opinions", parent="unfinished", api_name="/start_dpo")
+    client.predict(run="unfinished", api_name="/stop_sft")
 
 
 @pytest.mark.parametrize(
@@ -273,9 +384,10 @@ def test_stopping_a_run_that_is_not_there_is_a_sentence(client):
 def test_only_these_endpoints_are_public(server):
     with urllib.request.urlopen(f"{server[0]}/gradio_api/info", timeout=30) as answer:
         named = json.load(answer)["named_endpoints"]
-    assert set(named) == {"/start_sft", "/stop_sft"}
-    parameters = [parameter["parameter_name"] for parameter in named["/start_sft"]["parameters"]]
-    assert parameters == ["data", "base", "preset", "name", *SFTSettings.specs()]
+    assert set(named) == {f"/{verb}_{name}" for verb in ("start", "stop") for name in launch.STAGES}
+    for name in launch.STAGES:
+        parameters = [parameter["parameter_name"] for parameter in named[f"/start_{name}"]["parameters"]]
+        assert parameters == [*FORM, *launch.stage(name).Settings.specs()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -286,28 +398,35 @@ def test_the_server_has_not_loaded_torch_after_all_this(server, client, server_r
 
 
 def test_the_page_its_uploads_and_its_timer_do_without_the_large_libraries(embedded_model, tmp_path):
-    rows = tmp_path / "rows.csv"
-    rows.write_text("prompt,completion\n" + "".join(f"Q {i}?,A {i}.\n" for i in range(20)))
+    sums, opinions = tmp_path / "sums.csv", tmp_path / "opinions.csv"
+    sums.write_text("prompt,completion\n" + "".join(f"Q {i}?,A {i}.\n" for i in range(20)))
+    opinions.write_text("prompt,chosen,rejected\n" + "".join(f"Q {i}?,A {i}.,No.\n" for i in range(20)))
     program = f"""
 import sys, app
 from playground.data import library
 from playground.runs import run
 from playground.stages import launch
 from playground.models import catalog
-from playground.tabs import chat, data, fetching, history, page, stage
-looked, name, *views = data._open_file({str(rows)!r}, 64)
-data._save(looked, name)
-data._open_stored(library.find("rows").id, 64)
+from playground.tabs import chat, data, explorer, fetching, history, page, stage
 launch.queue.start_worker = lambda: None
-form = {{"base": "embedded", "data": library.find("rows").id, "name": "", "preset": stage.OWN, "max_steps": 1}}
-stage._start("sft", form)
-stage.tick("sft", None, None)
-page.now_html(), history.listing_html(), history.details_html(run.list_runs()[0].id)
+form = {{"base": "embedded", "name": "", "preset": stage.OWN, "parent": stage.FRESH, "max_steps": 1}}
+for path, stages in (({str(sums)!r}, ["sft"]), ({str(opinions)!r}, ["reward", "dpo"])):
+    looked, name, *views = data._open_file(path, 64)
+    data._save(looked, name)
+    data._open_stored(library.find(name).id, 64)
+    for made in stages:
+        stage._start(made, {{**form, "data": library.find(name).id}})
+        stage.tick(made, None, None)
+page.now_html(), history.listing_html(), [history.details_html(made.id) for made in run.list_runs()]
 chat.refresh("base", "base", [[], []])
-print([name for name in {HEAVY} if name in sys.modules], "pg-learned" in views[-1], len(run.list_runs()))
+explorer.refresh(None), explorer.trust_html(None)
+weights = next(made for made in run.list_runs() if made.request["stage"] == "reward").adapter / "{WEIGHTS}"
+weights.parent.mkdir(), weights.touch(), explorer.refresh(None)
+loaded = [name for name in {HEAVY} if name in sys.modules]
+print(loaded, "pg-learned" in views[-1], "pg-rejected" in views[-1], len(run.list_runs()))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines()[-1:] == ["[] True 1"], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["[] False True 3"], done.stderr
 
 
 # ---- uploads
@@ -414,7 +533,8 @@ def test_a_dataset_deleted_on_another_page_is_a_sentence(embedded_model):
 
 ATTACK = "<img src=x onerror=\"alert('1')\"><script>alert(2)</script>'\">&lt;b&gt;"
 TAGS = {"div", "p", "span", "strong", "br", "h2", "h3", "h4", "table", "thead", "tbody", "tr", "th", "td", "pre"}
-ATTRIBUTES = {"class", "role", "style", "tabindex", "aria-live", "aria-label"}
+TAGS |= {"details", "summary", "ul", "li"}
+ATTRIBUTES = {"class", "role", "style", "tabindex", "aria-live", "aria-label", "open", "title"}
 ATTRIBUTES |= {"aria-valuemin", "aria-valuemax", "aria-valuenow"}
 
 
@@ -444,14 +564,16 @@ def assert_harmless(shown: str, times: int = 1) -> None:
     assert parts.text.count(ATTACK) >= times  # escaped, not removed
 
 
-@pytest.fixture
-def hostile_run(tiny_model):
+@pytest.fixture(params=launch.STAGES)
+def hostile_run(tiny_model, request):
     """A run in which every text that people or models write is an attack; its folder was written by hand."""
-    request = {"stage": "sft", "base_title": ATTACK, "base": "embedded", "dataset": {"name": ATTACK}, "settings": {}}
-    run = runs.create("x", request)
+    asked = {"base_title": ATTACK, "base": "embedded", "dataset": {"name": ATTACK}, "settings": {}}
+    run = runs.create("x", {"stage": request.param, "parent": {"id": "run_000000000000", "name": ATTACK}, **asked})
     path = run.folder / "run.json"
     path.write_text(json.dumps({**run.request, "name": ATTACK}))
     run.sample(0, ATTACK, ATTACK)
+    run.write_proofs([{"name": ATTACK, "passed": passed, "words": ATTACK} for passed in (True, False)])
+    run.log("eval", 0, {ATTACK: 1.0, "eval_loss": 1.0})
     run.update(state="queued", phase=ATTACK, step=1, total=2, message=ATTACK)
     run.write_receipt({"metrics": {}, "placement": ATTACK})
     return run
@@ -462,9 +584,11 @@ def test_run_names_are_cleaned_where_they_are_given(tiny_model):
 
 
 def test_a_hostile_run_shows_as_text_everywhere(hostile_run):
-    assert_harmless(view.status_html(hostile_run), 4)
+    assert_harmless(view.status_html(hostile_run), 10)
     assert_harmless(view.probes_html(hostile_run), 2)
-    assert_harmless(history.listing_html(), 3)
+    for metric in (ATTACK, "loss"):
+        assert_harmless(view.reading_html(hostile_run.metrics(), metric), 0)
+    assert_harmless(history.listing_html(), 5)
     assert_harmless(page.now_html())
     details = Parts(history.details_html(hostile_run.id))
     assert details.tags <= TAGS
@@ -476,6 +600,13 @@ def test_hostile_rows_show_as_text(tmp_path, embedded_model):
     preview = opened(tmp_path, "rows.jsonl", row)[-1]
     assert_harmless(preview, 2)
     assert Parts(preview).text.count("onerror") == 4  # as chat and as tokens
+
+
+def test_hostile_pairs_show_as_text(tmp_path, embedded_model):
+    pair = {"prompt": ATTACK, "chosen": ATTACK, "rejected": f"No. {ATTACK}"}
+    preview = opened(tmp_path, "pairs.jsonl", json.dumps(pair).encode())[-1]
+    assert_harmless(preview, 3)
+    assert Parts(preview).text.count("onerror") == 6  # as chat and as tokens, the prompt once in each
 
 
 def test_a_hostile_file_name_shows_as_text(tmp_path, embedded_model):
@@ -507,6 +638,10 @@ def test_the_html_helpers_escape_labels_and_classes():
     assert Parts(html.bar(0.5, ATTACK)).attributes <= ATTRIBUTES
     assert Parts(html.tag("p", "x", ATTACK)).attributes == {"class"}
     assert Parts(html.conversation([{"role": ATTACK, "content": ATTACK}])).tags <= TAGS
+    assert_harmless(html.answer(ATTACK, ATTACK), 2)
+    assert_harmless(html.details(ATTACK, [html.tag("p", ATTACK)], opened=True), 2)
+    assert_harmless(html.tokens([ATTACK, ATTACK], [True, False], "pg-chosen"), 2)
+    assert_harmless(html.heat([ATTACK], [0.3], [1.0]))
 
 
 # ---- the timer, the fetching
@@ -514,6 +649,16 @@ def test_the_html_helpers_escape_labels_and_classes():
 
 def changes(values: list) -> list[bool]:
     return [not (isinstance(value, dict) and value.get("__type__") == "update" and len(value) == 1) for value in values]
+
+
+def laid_out(build):
+    """(blocks, what a function returned that laid out a part of the page in them), in a loop that is closed again."""
+
+    async def lay_out():
+        with gr.Blocks() as blocks:
+            return blocks, build()
+
+    return asyncio.run(lay_out())
 
 
 @pytest.fixture
@@ -531,9 +676,9 @@ def test_a_tick_shows_the_newest_run_and_then_only_what_is_new(run):
     assert not any(changes(stage.tick("sft", run.id, shown[-1])))
     run.log("train", 1, {"loss": 2.0})
     later = stage.tick("sft", run.id, shown[-1])
-    assert not changes(later)[0]  # the picker stays
-    assert all(changes(later)[1:])
-    assert list(later[2]["loss"]) == [2.0]
+    assert changes(later)[:2] == [False, False]  # the pickers stay
+    assert all(changes(later)[2:])
+    assert list(later[3]["loss"]) == [2.0]
 
 
 def test_a_run_started_on_another_page_appears_in_the_picker(run):
@@ -542,14 +687,26 @@ def test_a_run_started_on_another_page_appears_in_the_picker(run):
     later = stage.tick("sft", run.id, seen)
     assert [value for _, value in later[0].choices] == [other.id, run.id]
     assert later[0].value == run.id  # nobody is taken away from what they look at
-    assert not any(changes(later)[1:-1])
+    assert not any(changes(later)[2:-1])
     assert not any(changes(stage.tick("sft", run.id, later[-1])))
 
 
-def test_a_chosen_run_is_shown_and_the_next_tick_repeats_nothing_but_the_picker(run):
+def test_a_chosen_run_is_shown_and_the_next_tick_repeats_nothing_but_the_pickers(run):
     shown = stage.shown("sft", run.id)
     later = stage.tick("sft", run.id, shown[-1])
-    assert not any(changes(later)[1:-1])
+    assert not any(changes(later)[2:-1])
+
+
+@pytest.mark.parametrize("name", launch.STAGES)
+def test_a_tick_has_a_value_for_every_output_of_every_stage(name):
+    _, tab = laid_out(lambda: stage.build(name))
+    metrics = list(launch.stage(name).METRICS)
+    assert len(stage.tick(name, None, None)) == 2 + len(tab.outputs)
+    assert len(stage.shown(name, None)) == len(tab.outputs) == 2 * len(metrics) + 4
+    plots, readings = tab.outputs[1 : 1 + len(metrics)], tab.outputs[1 + len(metrics) : 1 + 2 * len(metrics)]
+    assert [plot.elem_id for plot in plots] == [f"plot-{name}-{metric.replace('/', '-')}" for metric in metrics]
+    assert {type(reading) for reading in readings} == {gr.HTML}
+    assert tab.outputs[0].elem_id == f"{name}-status"
 
 
 def test_a_deleted_run_gives_way_to_another(run):
@@ -593,3 +750,258 @@ def test_a_question_to_a_deleted_run_is_a_sentence():
     asking = chat.answer("base", "run_000000000000", "Why?", [[], []], max_new_tokens=8)
     with pytest.raises(gr.Error, match="There is no run run_000000000000; it may have been deleted"):
         next(asking)
+
+
+# ---- every stage's run, as the page shows it
+
+
+def words_of(shown: str) -> str:
+    return Parts(shown).text
+
+
+@pytest.mark.parametrize("name", launch.STAGES)
+def test_a_finished_run_says_what_was_proven_how_it_ended_and_what_comes_next(trained, server_runs, name):
+    run, module = trained[name], launch.stage(name)
+    shown = view.status_html(run)
+    words = words_of(shown)
+    proofs = run.proofs()
+    assert len(proofs) >= 3
+    assert f"Proven before the first step: {len(proofs)} of {len(proofs)}" in words
+    assert [words.count("✓"), words.count("✗")] == [len(proofs), 0]
+    assert all(f"✓ {proof['name']}: {proof['words']}" in words for proof in proofs)
+    assert "open" not in Parts(shown).attributes  # what went well stays folded
+    assert module.outcome(run) in words
+    assert "not measured" not in module.outcome(run)
+    assert f"Next: {module.NEXT[0].lower()}{module.NEXT[1:]}" in words
+    assert "step 2 of 2" in words.casefold()
+
+
+def test_a_failed_proof_stands_open_with_its_reason(run):
+    reason = "No answer ends with <|im_end|>, so the model would never learn to stop."
+    run.write_proofs(
+        [
+            {"name": "The base is the one that was asked for", "passed": True, "words": "Same weights."},
+            {"name": "The end token is inside the labels", "passed": False, "words": reason},
+        ]
+    )
+    run.update(state="failed", phase="ended", message=f"The end token is inside the labels: {reason}")
+    shown = view.status_html(run)
+    assert "open" in Parts(shown).attributes
+    assert f"✗ The end token is inside the labels: {reason}" in words_of(shown)
+    assert "Proven before the first step: 1 of 2" in words_of(shown)
+    assert "Next:" not in words_of(shown)
+
+
+def test_proofs_that_have_just_been_written_are_shown_by_the_next_tick(run):
+    seen = stage.tick("sft", run.id, None)[-1]
+    run.write_proofs([{"name": "Both sides differ", "passed": True, "words": "In all."}])
+    assert "✓ Both sides differ: In all." in words_of(stage.tick("sft", run.id, seen)[2])
+
+
+@pytest.mark.parametrize("name", launch.STAGES)
+def test_every_curve_of_a_finished_run_is_drawn_with_a_sentence_under_it(trained, server_runs, name):
+    shown = stage.shown(name, trained[name].id)
+    metrics = list(launch.stage(name).METRICS)
+    curves, readings = shown[1 : 1 + len(metrics)], shown[1 + len(metrics) : 1 + 2 * len(metrics)]
+    for metric, curve, reading in zip(metrics, curves, readings, strict=True):
+        assert list(curve.columns) == ["step", metric, "series"]
+        assert len(curve)
+        assert words_of(reading).endswith("."), metric
+    held = dict(zip(metrics, curves, strict=True))["loss"]
+    assert set(held["series"]) == {"training", "held-out"}
+    assert list(held[held["series"] == "held-out"]["step"]) == [0, 2]
+
+
+def test_a_reading_says_what_the_curve_says_and_nothing_before_there_is_one(run):
+    assert words_of(view.reading_html([], "loss")) == ""
+    for step, loss in enumerate((2.0, 1.9, 1.0)):
+        run.log("eval", step, {"eval_loss": loss})
+    said = words_of(view.reading_html(run.metrics(), "loss"))
+    assert said == "The held-out loss falls: what is learned carries over to rows never trained on."
+    shown = stage.shown("sft", run.id)
+    assert words_of(shown[1 + len(launch.stage("sft").METRICS)]) == said
+
+
+def continued(parent: Run | None, name: str, made_by: str = "sft") -> Run:
+    asked = {"stage": made_by, "parent": parent and {"id": parent.id, "name": parent.name, "weights_sha256": ""}}
+    return runs.create(name, {**request_of_a_run(), **asked})
+
+
+def finished(run: Run) -> Run:
+    run.adapter.mkdir()
+    (run.adapter / WEIGHTS).touch()
+    run.update(state="finished")
+    return run
+
+
+def test_lineage_names_every_layer_oldest_first_and_a_deleted_one_by_its_name(run):
+    second = finished(continued(run, "second"))
+    third = continued(second, "third", "dpo")
+    assert view.lineage(run) == "tiny + SFT(first)"
+    assert view.lineage(third) == "tiny + SFT(first) + SFT(second) + DPO(third)"
+    run.update(state="stopped")
+    run.delete()
+    assert view.lineage(third) == "tiny + first (deleted) + SFT(second) + DPO(third)"
+    third.update(state="stopped")
+    second.delete()
+    assert view.lineage(third) == "tiny + second (deleted) + DPO(third)"
+
+
+def test_lineage_ends_where_runs_name_each_other(run):
+    other = continued(run, "other")
+    (run.folder / "run.json").write_text(json.dumps({**run.request, "parent": {"id": other.id, "name": "other"}}))
+    assert view.lineage(run) == "tiny + SFT(other) + SFT(first)"
+
+
+def test_runs_can_be_continued_once_they_have_ended_unless_they_only_score(run):
+    seen = stage.tick("dpo", None, None)[-1]
+    run.adapter.mkdir()
+    (run.adapter / WEIGHTS).touch()  # saved, not ended
+    run.update(state="running", pid=os.getpid(), pid_started=psutil.Process().create_time())
+    assert not any(changes(stage.tick("dpo", None, seen)))
+    run.update(state="finished")
+    later = stage.tick("dpo", None, seen)
+    assert changes(later)[:2] == [True, True]
+    assert later[1].choices == [(stage.FRESH, stage.FRESH), ("tiny + SFT(first)", run.id)]
+    assert not any(changes(stage.tick("dpo", None, later[-1])))
+    finished(continued(run, "judge", "reward"))
+    assert not changes(stage.tick("dpo", None, later[-1]))[1]
+    newest = finished(continued(run, "preferrer", "dpo"))
+    assert [value for _, value in stage.parent_choices()] == [stage.FRESH, newest.id, run.id]
+    assert [value for _, value in stage.parent_choices("sft")] == [stage.FRESH, run.id]
+
+
+def test_the_chat_offers_every_run_that_answers_and_no_reward_run(trained, server_runs):
+    offered = dict(chat.choices())
+    assert offered["the starting model"] == chat.START
+    assert offered["tiny + SFT(imitator) + DPO(preferrer)"] == trained["dpo"].id
+    assert offered["tiny + SFT(imitator)"] == trained["sft"].id
+    assert trained["reward"].id not in offered.values()
+    _, right = chat.refresh(chat.START, trained["reward"].id, [[], []])
+    assert right.value != trained["reward"].id
+    assert trained["reward"].id in [value for _, value in explorer.choices()]
+    assert not {trained["sft"].id, trained["dpo"].id} & {value for _, value in explorer.choices()}
+
+
+def test_the_runs_table_says_stage_and_layers_of_every_run(trained, server_runs):
+    shown = history.listing_html()
+    for head in ("Run", "Stage", "What it is made of", "Data", "State", "Step"):
+        assert html.tag("th", head) in shown
+    for name, lineage in (
+        ("sft", "tiny + SFT(imitator)"),
+        ("reward", "tiny + SFT(imitator) + REWARD(judge)"),
+        ("dpo", "tiny + SFT(imitator) + DPO(preferrer)"),
+    ):
+        run = trained[name]
+        cells = [run.name, name, lineage, ROWS[name], "Finished", "2 of 2"]
+        assert "".join(html.tag("td", cell) for cell in cells) in shown
+        assert f'"weights_sha256": "{weights_sha256(trained["sft"])}"' in words_of(history.details_html(run.id)) or (
+            name == "sft"
+        )
+
+
+# ---- presets
+
+
+@pytest.fixture
+def filled(home):
+    """What choosing a preset fills in: a stage and a preset's name → setting or field → value."""
+
+    def fill(name: str, preset: str) -> dict[str, object]:
+        blocks, (fields, _) = laid_out(lambda: stage._form(launch.stage(name)))
+        (event,) = [event for event in blocks.fns.values() if event.fn.__name__ == "fill"]
+        found = event.fn(preset)
+        assert set(found) <= set(event.outputs)
+        names = {component: key for key, component in fields.items()}
+        return {names.get(component, "about"): value for component, value in found.items()}
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, preset) for name in launch.STAGES for preset in launch.presets(name)]
+)
+def test_a_preset_fills_the_form_and_suggests_the_newest_run_that_it_continues(filled, tiny_model, name, preset):
+    entry, module = launch.presets(name)[preset], launch.stage(name)
+    expected = {
+        **module.Settings.parse(entry["settings"]).values(),
+        "about": entry["about"],
+        "data": library.find(entry["data"], module.COLUMNS).id,
+    }
+    assert filled(name, preset) == {**expected, "parent": stage.FRESH}  # no run is there yet
+    for made_by in ("sft", "sft", "reward", "dpo"):
+        finished(continued(None, "one", made_by))
+    wanted = next((v for _, v in stage.parent_choices(entry.get("parent") or "none") if v != stage.FRESH), stage.FRESH)
+    assert (wanted != stage.FRESH) == ("parent" in entry)
+    assert filled(name, preset) == {**expected, "parent": wanted}
+
+
+def test_a_preset_that_continues_sft_suggests_the_newest_such_run(filled, tmp_path, monkeypatch):
+    (tmp_path / "dpo").mkdir()
+    preset = {"about": "After SFT.", "data": "pocket-tutor", "parent": "sft", "settings": {"beta": 0.2}}
+    (tmp_path / "dpo" / "mine.yaml").write_text(json.dumps(preset))
+    monkeypatch.setattr(launch, "PRESETS", tmp_path)
+    assert filled("dpo", "mine")["parent"] == stage.FRESH
+    older, newer = (finished(continued(None, name)) for name in ("older", "newer"))
+    finished(continued(newer, "layer", "dpo"))
+    assert filled("dpo", "mine")["parent"] == newer.id
+    newer.delete()
+    assert filled("dpo", "mine")["parent"] == older.id
+    assert (filled("dpo", "mine")["beta"], filled("dpo", "mine")["data"]) == (0.2, "pocket-tutor-preferences")
+    assert filled("dpo", stage.OWN) == {"about": ""}
+
+
+# ---- the Data tab with pairs
+
+
+PAIRS = "prompt,chosen,rejected\n" + "".join(
+    f"Is {i} even?,{'Yes' if i % 2 == 0 else 'No'}.,I would have to think about {i} for a while.\n" for i in range(30)
+)
+
+
+def test_pairs_are_reported_with_what_length_alone_would_tell(tmp_path, embedded_model):
+    looked, name, report, dropped, *_ = opened(tmp_path, "even.csv", (PAIRS + "Is 3 even?,Same.,Same.\n").encode())
+    words = words_of(report)
+    assert (len(looked.rows), name) == (30, "even")
+    assert "30 of 31 rows kept, recognised as prompt, chosen, rejected." in words
+    assert "both answers are the same" in words
+    assert dropped.value["data"] == [[31, "both answers are the same"]]
+    assert "no question is on both sides" in words
+    assert f"the longer one is chosen in {wilson(0, 30)}." in words
+    assert "Length alone tells many pairs apart" in words
+
+
+def test_pairs_of_equal_length_are_not_warned_of(tmp_path, embedded_model):
+    even = "prompt,chosen,rejected\n" + "".join(f"Is {i} even?,Yes.,No.\n" for i in range(30))
+    words = words_of(opened(tmp_path, "even.csv", even.encode())[2])
+    assert f"the longer one is chosen in {wilson(15, 30)}." in words
+    assert "Length alone" not in words
+
+
+def test_both_sides_of_a_pair_are_shown_as_chat_and_as_tokens_and_the_prompt_once(tmp_path, embedded_model):
+    pair = {"prompt": "Is 4 even?", "chosen": "Certainly.", "rejected": "Perhaps."}
+    preview = opened(tmp_path, "pair.jsonl", json.dumps(pair).encode())[-1]
+    spans = {css: "".join(re.findall(f'<span class="{css}">([^<]*)', preview)) for css in ("pg-chosen", "pg-rejected")}
+    assert spans == {"pg-chosen": "Certainly.&lt;|im_end|&gt;", "pg-rejected": "Perhaps.&lt;|im_end|&gt;"}
+    assert words_of(preview).count("Is 4 even?") == 2  # as chat and as tokens
+    assert 'pg-turn pg-lost"><strong>rejected' in preview
+    looked = data._open_text(json.dumps(pair), 512)[0]
+    assert "This pair is too long and left out." in words_of(rows.preview_html(looked, 1, 16))
+    assert "1 pairs are longer than 16 tokens and left out: row 1." in words_of(rows.views(looked, 16)[0])
+
+
+def test_kept_pairs_are_offered_to_the_stages_that_learn_from_pairs(tmp_path, embedded_model, monkeypatch):
+    told = []
+    monkeypatch.setattr(gr, "Info", told.append)
+    looked, name, *_ = opened(tmp_path, "even.csv", PAIRS.encode())
+    kept = data._save(looked, name)
+    assert told == ["Kept as even. Next: the Reward model or the DPO tab."]
+    assert ("even (27 + 3 pairs)", kept.value) in kept.choices
+    offered = {name: [value for _, value in stage.data_choices(launch.stage(name).COLUMNS)] for name in launch.STAGES}
+    assert {name for name in launch.STAGES if kept.value in offered[name]} == {"reward", "dpo"}
+    assert "pocket-tutor-preferences" in offered["dpo"]
+    assert "pocket-tutor" in offered["sft"]
+    shown = data._open_stored(kept.value, 512)
+    assert "27 rows to learn from" in shown[2]
+    assert "pg-rejected" in shown[-1]
+    assert shown[0].rows == library.find("even").rows("train")

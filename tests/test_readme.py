@@ -12,14 +12,42 @@ import yaml
 from playground.__main__ import parser
 from playground.settings import markdown
 from playground.stages import launch
+from playground.stages.training import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def rows_of(settings, names=None) -> list[str]:
+    """The rows that markdown() prints for these settings, or for some of them."""
+    rows = dict(zip(settings.specs(), markdown(settings).splitlines()[2:], strict=True))
+    return [row for name, row in rows.items() if names is None or name in names]
+
+
+def own_settings(stage) -> list[str]:
+    """The settings that a stage has beyond the common ones, or has otherwise."""
+    common = TrainingSettings.specs()
+    return [name for name, spec in launch.stage(stage).Settings.specs().items() if common.get(name) != spec]
+
+
+def test_the_common_settings_stand_once_in_the_table_that_the_code_prints():
+    assert README.count(markdown(TrainingSettings)) == 1
+
+
 @pytest.mark.parametrize("stage", launch.STAGES)
-def test_the_settings_table_is_the_one_the_code_prints(stage):
-    assert markdown(launch.stage(stage).Settings) in README
+def test_every_setting_of_a_stage_that_is_its_own_has_the_row_that_the_code_prints(stage):
+    lines = README.splitlines()
+    own = own_settings(stage)
+    assert own and len(own) < len(TrainingSettings.specs())
+    assert [row for row in rows_of(launch.stage(stage).Settings, own) if row not in lines] == []
+
+
+def test_no_row_of_a_setting_says_what_the_code_does_not():
+    printed = {row for stage in launch.STAGES for row in rows_of(launch.stage(stage).Settings)}
+    printed |= set(rows_of(TrainingSettings))
+    rows = re.findall(r"^\| `[a-z_]+` \| [^|]* \| [^|]* \| [^|]* \|$", README, re.MULTILINE)
+    assert rows
+    assert set(rows) <= printed
 
 
 @pytest.mark.parametrize("stage", launch.STAGES)

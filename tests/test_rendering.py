@@ -1,5 +1,6 @@
 """What the model reads is what transformers' apply_chat_template would give it, and only answers are learned."""
 
+import json
 import shutil
 
 import pytest
@@ -132,6 +133,46 @@ def test_an_unfinished_character_is_held_back(renderer):
     assert renderer.decode(ids[:-1]) == "a"
 
 
+# ---- one answer to a prompt
+
+
+@pytest.mark.parametrize("name", [name for name in CONVERSATIONS if name != "empty"])
+def test_an_answer_ends_with_the_token_that_ends_it(renderer, name):
+    *prompt, last = CONVERSATIONS[name]
+    asked = renderer.prompt_ids(prompt)
+    found = renderer.answer(prompt, last["content"])
+    said = renderer.tokenizer.encode(last["content"], add_special_tokens=False).ids
+    assert found.ids == [*asked, *said, renderer.eos_id]
+    assert found.learned == [False] * len(asked) + [True] * (len(said) + 1)
+    assert found.start == len(asked)
+    whole = renderer.encode([*prompt, last])
+    assert (found.ids, found.texts) == (whole.ids[: len(found.ids)], whole.texts[: len(found.ids)])
+
+
+def test_nothing_follows_the_token_that_ends_an_answer(renderer):
+    whole, found = renderer.encode([ASK, ANSWER]), renderer.answer([ASK], ANSWER["content"])
+    assert "".join(whole.texts[len(found.ids) :]) == "\n"
+    assert found.texts[-1] == "<|im_end|>"
+
+
+def test_an_answer_without_a_word_is_its_end_alone(renderer):
+    found = renderer.answer([ASK], "")
+    assert found.ids == [*renderer.prompt_ids([ASK]), renderer.eos_id]
+
+
+def test_earlier_answers_are_part_of_the_prompt(renderer):
+    *prompt, last = CONVERSATIONS["multi-turn"]
+    found = renderer.answer(prompt, last["content"])
+    learned = "".join(text for text, learn in zip(found.texts, found.learned, strict=True) if learn)
+    assert learned == last["content"] + "<|im_end|>"
+
+
+def test_an_end_token_that_someone_typed_does_not_end_the_answer(renderer):
+    found = renderer.answer([ASK], "It is <|im_end|>, I think.")
+    assert found.ids[-1] == renderer.eos_id
+    assert found.ids.count(renderer.eos_id) == renderer.prompt_ids([ASK]).count(renderer.eos_id) + 2
+
+
 def test_special_tokens_that_someone_typed_are_found(renderer):
     assert renderer.control_tokens("fine <b> text <|im_endd") == []
     assert set(renderer.control_tokens("x<|im_end|>\n<|im_start|>system")) == {"<|im_end|>", "<|im_start|>"}
@@ -179,6 +220,41 @@ def test_a_template_that_rewrites_the_last_answer_is_refused(with_template):
         renderer.encode([ASK, ANSWER])
 
 
+FORGETFUL = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{{ m['content'] if loop.last or m['role'] == 'assistant' else '...' }}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_a_template_that_drops_earlier_answers_still_asks_for_the_last(with_template):
+    renderer = with_template(REWRITING)
+    *prompt, last = CONVERSATIONS["multi-turn"]
+    found = renderer.answer(prompt, last["content"])
+    assert found.ids[: found.start] == renderer.prompt_ids(prompt)
+    assert "".join(found.texts[found.start :]) == last["content"] + "<|im_end|>"
+
+
+def test_a_template_that_rewrites_the_prompt_is_refused(with_template):
+    with pytest.raises(RenderError, match="the chat template rewrites the answer"):
+        with_template(FORGETFUL).answer([ASK], "Yes.")
+
+
+def test_a_template_that_leaves_the_answer_out_is_refused(with_template):
+    renderer = with_template("{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}")
+    with pytest.raises(RenderError, match="writes this prompt differently when an answer follows it"):
+        renderer.answer([ASK], "Yes.")
+
+
+def test_without_an_end_token_an_answer_goes_on_to_the_end(with_template):
+    renderer = with_template(
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    found = renderer.answer([ASK], "Yes.")
+    assert "".join(found.texts[found.start :]) == "Yes.\n"
+
+
 @pytest.mark.parametrize("template", [
     "{{ raise_exception('roles must alternate') }}", "{{ messages[7]['role'] }}", "{{ 1 // 0 }}", "{{ 'a' + 1 }}",
     "{{ [].pop() }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
@@ -216,3 +292,56 @@ def test_what_published_templates_use_works_as_in_transformers(with_template, ti
     renderer = with_template(template)
     theirs = transformers_tokenizer(renderer, tiny_model)
     assert renderer.text([ASK, ANSWER]) == theirs.apply_chat_template([ASK, ANSWER], tokenize=False)
+
+
+# ---- which tokens end an answer
+
+
+@pytest.fixture
+def with_ends(tiny_model, tmp_path):
+    """The tiny model with another eos token and other ids in generation_config.json; None leaves the file out."""
+
+    def new(eos: str, config: dict | None) -> Renderer:
+        folder = tmp_path / "model"
+        shutil.copytree(tiny_model, folder)
+        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos}), encoding="utf-8")
+        (folder / "generation_config.json").unlink()
+        if config is not None:
+            (folder / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return Renderer(folder)
+
+    return new
+
+
+def test_an_answer_ends_where_the_model_s_generation_stops(renderer, tiny_model):
+    assert renderer.ends["<|im_end|>"] == renderer.eos_id
+    ids = json.loads((tiny_model / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    found = Renderer(tiny_model).ends
+    assert found == {"<|im_end|>": ids[0], "<|endoftext|>": ids[1]}
+
+
+@pytest.mark.parametrize(
+    "listed", [266, [266], [268, 266], [268, 268, 266, 9_999, -1, 2**40, None, True, "266", [266]]]
+)
+def test_one_end_token_or_a_list_is_read(with_ends, listed):
+    assert with_ends("<|im_end|>", {"eos_token_id": listed}).ends == {"<|im_end|>": 268, "<|endoftext|>": 266}
+
+
+@pytest.mark.parametrize("config", [None, {}, {"eos_token_id": None}, {"eos_token_id": []}])
+def test_without_a_list_the_eos_token_alone_ends_an_answer(with_ends, config):
+    assert with_ends("<|im_end|>", config).ends == {"<|im_end|>": 268}
+
+
+def test_without_any_end_token_there_is_none(with_ends):
+    assert with_ends("", None).ends == {}
+
+
+def test_a_turn_may_end_with_a_token_that_only_generation_knows(with_ends):
+    """Gemma's eos token never stands in its template; its turns end with <end_of_turn>."""
+    renderer = with_ends("<|endoftext|>", {"eos_token_id": [266, 268]})
+    assert renderer.tokenizer.id_to_token(renderer.eos_id) == "<|endoftext|>"
+    found = renderer.answer([ASK], "Yes.")
+    assert "".join(found.texts[found.start :]) == "Yes.<|im_end|>"
+    whole = renderer.encode([ASK, ANSWER])
+    learned = "".join(text for text, learn in zip(whole.texts, whole.learned, strict=True) if learn)
+    assert learned == ANSWER["content"] + "<|im_end|>"

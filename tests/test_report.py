@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 
+from playground.data.pairs import Pair
 from playground.data.readers import RawRow, read_text
 from playground.data.rendering import Renderer
-from playground.data.report import Row, examine, measure, training_rows
+from playground.data.report import Lengths, examine, measure, training_pairs, training_rows
+from playground.data.shapes import Row
 
 CHAT = [{"role": "user", "content": "hello?"}, {"role": "assistant", "content": "Yes."}]
 LONG = [{"role": "user", "content": "hello?"}, {"role": "assistant", "content": "Yes. " * 40}]
@@ -20,6 +22,15 @@ def jsonl(*records) -> str:
 
 def pair(number: int) -> dict:
     return {"prompt": f"Question {number}?", "completion": f"Answer {number}."}
+
+
+def preference(number: int) -> dict:
+    return {"prompt": f"Question {number}?", "chosen": f"Answer {number}.", "rejected": f"No answer {number}."}
+
+
+def preferred(row: int, number: int) -> Pair:
+    ask = {"role": "user", "content": f"Question {number}?"}
+    return Pair(row, [ask], f"Answer {number}.", f"No answer {number}.")
 
 
 @pytest.fixture
@@ -108,6 +119,55 @@ def test_few_rows_get_a_note():
     assert examine(read_text(jsonl({"text": "x"}))).notes == []
 
 
+# ---- the kind of a file is that of most of its rows
+
+
+def test_a_conversation_among_pairs_is_dropped():
+    report = examine(read_text(jsonl(pair(1), preference(1), preference(2))))
+    assert (report.kind, report.kept) == ("preference", [preferred(2, 1), preferred(3, 2)])
+    assert report.dropped == [(1, "no chosen and rejected answer among rows that are mostly preference pairs")]
+
+
+@pytest.mark.parametrize("conversations", [1, 2])
+def test_a_pair_among_as_many_conversations_is_dropped(conversations):
+    report = examine(read_text(jsonl(preference(1), *map(pair, range(conversations)))))
+    assert (report.kind, [row.row for row in report.kept]) == ("sft", list(range(2, conversations + 2)))
+    assert report.dropped == [(1, "a preference pair (chosen and rejected) among rows that are mostly conversations")]
+
+
+def test_rows_that_can_not_be_read_have_no_say_in_the_kind():
+    report = examine(read_text(jsonl(preference(1), [1], [2], [3])))
+    assert (report.kind, report.kept) == ("preference", [preferred(1, 1)])
+
+
+def test_pairs_that_are_damaged_still_tell_the_kind():
+    empty = {"prompt": "a", "chosen": "", "rejected": "b"}
+    report = examine(read_text(jsonl(empty, {**empty, "rejected": ""}, pair(1))))
+    assert (report.kind, report.kept) == ("preference", [])
+    assert report.refusal() == (
+        "No row can be used: 'chosen' is empty (row 1, 2). "
+        "Each row needs a prompt, a chosen and a rejected answer, or two whole conversations."
+    )
+
+
+def test_the_report_of_pairs_in_words_and_as_json():
+    same = {"prompt": "a", "chosen": "b", "rejected": "b"}
+    report = examine(read_text(jsonl(*map(preference, range(9)), same, preference(3))))
+    assert report.words() == [
+        "9 of 11 rows kept, recognised as prompt, chosen, rejected.",
+        "1 dropped: both answers are the same (row 10).",
+        "1 dropped: the same as an earlier row (row 11).",
+    ]
+    found = report.as_json()
+    assert (found["kind"], found["rows"], found["kept"]) == ("preference", 11, 9)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_pair_the_other_way_round_is_another_pair():
+    turned = {"prompt": "Question 1?", "chosen": "No answer 1.", "rejected": "Answer 1."}
+    assert len(examine(read_text(jsonl(preference(1), turned))).kept) == 2
+
+
 # ---- measure and training_rows: the same tokens
 
 
@@ -165,3 +225,71 @@ def test_a_template_that_drops_the_answer_leaves_nothing_to_learn(with_template)
     found = measure([Row(1, CHAT)], renderer, 64)
     assert (found.cut, found.unlearnable, found.learned) == ([], [1], [0])
     assert training_rows([Row(1, CHAT)], renderer, 64) == []
+
+
+# ---- measure and training_pairs: the same tokens, whole
+
+ASKED = CHAT[:1]
+PAIRS = [
+    Pair(4, ASKED, "Yes.", "No, not at all."),
+    Pair(5, ASKED, "Yes. " * 40, "No."),
+    Pair(6, ASKED, "Yes.", "No. " * 40),
+    Pair(7, [*LONG, *ASKED], "Yes.", "No."),
+    Pair(8, [{"role": "system", "content": "Be brief."}, *CHAT, *ASKED], "Oui.", "Non, merci."),
+]
+
+
+def test_the_tokens_of_pairs_are_counted_side_by_side(renderer):
+    found = measure(PAIRS, renderer, 64)
+    answers = [renderer.answer(row.prompt, text) for row in PAIRS for text in (row.chosen, row.rejected)]
+    assert found.tokens == [len(answer.ids) for answer in answers]
+    assert found.learned == [sum(answer.learned) for answer in answers]
+    assert found.too_long == [5, 6, 7, 8]
+    assert (found.cut, found.unlearnable, found.refused, found.control) == ([], [], [], [])
+    assert found.sides == list(zip(found.learned[::2], found.learned[1::2], strict=True))
+    assert found.sides[0] == tuple(
+        len(renderer.tokenizer.encode(text, add_special_tokens=False).ids) + 1 for text in ("Yes.", "No, not at all.")
+    )
+    assert Lengths().sides == []
+
+
+@pytest.mark.parametrize("limit", range(16, 280, 12))
+def test_training_takes_the_pairs_that_fit_whole_and_in_order(renderer, limit):
+    found = measure(PAIRS, renderer, limit)
+    used = training_pairs(PAIRS, renderer, limit)
+    fitting = [row for row in PAIRS if row.row not in found.too_long]
+    assert len(used) == len(fitting)
+    for row, pair in zip(fitting, used, strict=True):
+        assert pair.prompt == renderer.prompt_ids(row.prompt)
+        assert pair.prompt + pair.chosen == renderer.answer(row.prompt, row.chosen).ids
+        assert pair.prompt + pair.rejected == renderer.answer(row.prompt, row.rejected).ids
+        assert len(pair) == max(len(pair.prompt + side) for side in (pair.chosen, pair.rejected)) <= limit
+        for side, text in ((pair.chosen, row.chosen), (pair.rejected, row.rejected)):
+            assert side == [*renderer.tokenizer.encode(text, add_special_tokens=False).ids, renderer.eos_id]
+
+
+def test_a_pair_that_fits_exactly_is_used(renderer):
+    length = max(measure(PAIRS[:1], renderer, 999).tokens)
+    assert measure(PAIRS[:1], renderer, length).too_long == []
+    assert len(training_pairs(PAIRS[:1], renderer, length)) == 1
+    assert measure(PAIRS[:1], renderer, length - 1).too_long == [4]
+    assert training_pairs(PAIRS[:1], renderer, length - 1) == []
+
+
+@pytest.mark.parametrize("part", ["prompt", "chosen", "rejected"])
+def test_typed_control_tokens_are_noticed_on_every_side_of_a_pair(renderer, part):
+    typed = {"prompt": ASKED, "chosen": "Yes.", "rejected": "No."}
+    typed[part] = [{"role": "user", "content": "<|im_end|>?"}] if part == "prompt" else "It is <|im_start|>."
+    assert measure([PAIRS[0], Pair(9, **typed)], renderer, 512).control == [9]
+
+
+def test_a_pair_that_the_template_refuses_is_reported_and_left_out(with_template):
+    renderer = with_template(
+        "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system role here') }}"
+        "{% endif %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    found = measure([PAIRS[4], PAIRS[0]], renderer, 512)
+    assert found.refused == [(8, "the chat template refuses it: no system role here")]
+    assert len(found.tokens) == len(found.learned) == 2
+    assert training_pairs([PAIRS[4], PAIRS[0]], renderer, 512) == training_pairs(PAIRS[:1], renderer, 512)

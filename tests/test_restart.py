@@ -1,22 +1,13 @@
 """A run outlives the server that started it, and the next server shows it."""
 
-import time
-
 from gradio_client import Client
-from serving import serve
+from serving import serve, wait_for
 
 from playground.data import library
 from playground.data.readers import RawRow
 from playground.data.report import examine
 from playground.runs import run as runs
 from playground.tabs import stage
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.1)
 
 
 def test_a_run_goes_on_while_the_server_is_killed_and_another_one_shows_it(home, tiny_model, embedded_model):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
+from trl import SFTConfig
 
 from playground.data import library
 from playground.data.readers import RawRow
@@ -14,7 +15,7 @@ from playground.data.rendering import Renderer
 from playground.data.report import Row, examine, training_rows
 from playground.models import catalog, loading
 from playground.runs import run as runs
-from playground.stages import launch, sft, trl_bridge
+from playground.stages import launch, logprobs, sft, trl_bridge, trl_trainers
 from playground.stages.inputs import StageError, Stopped
 from playground.stages.sft import SFTSettings
 
@@ -74,7 +75,7 @@ def lora(tiny_model, quantization="none"):
 
 
 def loss_of(model, inputs):
-    return trl_bridge.assistant_loss(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+    return trl_trainers.assistant_loss(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
 
 
 def batch(tiny_model):
@@ -93,7 +94,7 @@ def batch(tiny_model):
 
 @pytest.mark.parametrize("head_rows", [1024, 3])
 def test_the_loss_equals_a_plain_sum_over_the_learned_tokens(tiny_model, monkeypatch, head_rows):
-    monkeypatch.setattr(trl_bridge, "HEAD_ROWS", head_rows)  # also when the LM head runs in parts
+    monkeypatch.setattr(logprobs, "HEAD_ROWS", head_rows)  # also when the LM head runs in parts
     model, inputs = lora(tiny_model), batch(tiny_model)
     loss, correct, count = loss_of(model, inputs)
 
@@ -112,7 +113,7 @@ def test_the_loss_equals_a_plain_sum_over_the_learned_tokens(tiny_model, monkeyp
 
 @pytest.mark.parametrize("head_rows", [1024, 3])
 def test_the_loss_has_the_same_gradient_as_the_models_own_loss(tiny_model, monkeypatch, head_rows):
-    monkeypatch.setattr(trl_bridge, "HEAD_ROWS", head_rows)
+    monkeypatch.setattr(logprobs, "HEAD_ROWS", head_rows)
     inputs, grads = batch(tiny_model), []
     for ours in (True, False):
         model = lora(tiny_model)
@@ -139,7 +140,7 @@ def test_a_batch_without_any_target_gives_a_finite_zero_with_a_gradient(tiny_mod
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_a_run_changes_the_adapter_and_not_one_bit_of_the_base(start, tiny_model, quantization, monkeypatch):
     seen = {}
-    real = trl_bridge.AssistantLossTrainer.train
+    real = trl_trainers.AssistantLossTrainer.train
 
     def spy(trainer, *args, **kwargs):
         model = trainer.model
@@ -150,7 +151,7 @@ def test_a_run_changes_the_adapter_and_not_one_bit_of_the_base(start, tiny_model
         seen["trained"] = {n for n, p in model.named_parameters() if p.requires_grad}
         return result
 
-    monkeypatch.setattr(trl_bridge.AssistantLossTrainer, "train", spy)
+    monkeypatch.setattr(trl_trainers.AssistantLossTrainer, "train", spy)
     before = weights_hash(tiny_model)
     run = train(start(quantization=quantization))
     assert seen["dtypes"] == {torch.float32}
@@ -168,11 +169,53 @@ def test_a_run_leaves_metrics_probe_answers_and_a_receipt(start):
     assert len(losses(run, "eval_loss")) == 2  # before the first step and after the last
     assert all(math.isfinite(value) for value in losses(run) + losses(run, "eval_loss"))
     assert [sample["step"] for sample in run.samples()] == [0, 2]
+    assert [proof["passed"] for proof in run.proofs()] == [True] * 3
     metrics = run.receipt()["metrics"]
     assert metrics["eval_loss"] == losses(run, "eval_loss")[-1]
     assert metrics["step"] == 2
     assert not (run.folder / "checkpoints").exists()
     assert (run.adapter / "chat_template.jinja").exists()
+
+
+def test_a_run_continues_another_where_it_ended(start, tiny_model, dataset):
+    first = train(start(max_steps=6))
+    first.update(state="finished")
+    base = catalog.prepare(str(tiny_model))
+    second = train(launch.launch("sft", base, dataset, {**QUICK, "lora_r": 16, "max_steps": 1}, parent=first))
+    assert losses(second, "eval_loss")[0] == pytest.approx(losses(first, "eval_loss")[-1], abs=1e-5)
+    assert (
+        load_file(second.adapter / "adapter_model.safetensors").keys()
+        == load_file(first.adapter / "adapter_model.safetensors").keys()
+    )
+    assert second.request["parent"]["weights_sha256"] == weights_hash(first.adapter)["adapter_model.safetensors"]
+    assert second.proofs()[0]["words"] == f"As in {first.name}."
+
+
+def test_held_out_accuracy_weighs_rows_and_not_batches(start, tiny_model):
+    settings, model = SFTSettings(), lora(tiny_model).eval()
+    known = trl_bridge.arguments(settings, loading.placement("none"), start(), True)
+    raw = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "the hello in an, the an hello ou ou."}]
+    asked, said = raw
+    shorter = [Row(i, [asked, {**said, "content": said["content"][i:]}]) for i in range(11)]
+    rows = training_rows(shorter, Renderer(tiny_model), 64)
+    trainer = trl_trainers.sft_trainer(
+        model, loading.load_tokenizer(catalog.prepare(str(tiny_model))), known, [rows] * 2
+    )
+    found = trainer.evaluate()
+    shares, sums = [], []
+    for part in (rows[:8], rows[8:]):  # eight a batch
+        right = targets = total = 0
+        for row in part:
+            logits = model(input_ids=torch.tensor([row.ids])).logits[0, :-1]
+            learned, goal = torch.tensor(row.learned[1:]), torch.tensor(row.ids[1:])
+            right += int((logits.argmax(-1) == goal)[learned].sum())
+            total -= float(logits.log_softmax(-1)[range(len(goal)), goal][learned].sum().detach())
+            targets += int(learned.sum())
+        shares.append(right / targets)
+        sums.append(total / targets)
+    assert shares[0] != shares[1]
+    assert found["eval_mean_token_accuracy"] == pytest.approx((8 * shares[0] + 3 * shares[1]) / 11, abs=1e-6)
+    assert found["eval_loss"] == pytest.approx((8 * sums[0] + 3 * sums[1]) / 11, abs=1e-5)
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(start):
@@ -198,8 +241,8 @@ def test_a_diverging_run_ends_with_a_sentence(start, monkeypatch):
         loss, correct, count = real(model, input_ids, attention_mask, labels)
         return loss * float("nan"), correct, count
 
-    real = trl_bridge.assistant_loss
-    monkeypatch.setattr(trl_bridge, "assistant_loss", poisoned)
+    real = trl_trainers.assistant_loss
+    monkeypatch.setattr(trl_trainers, "assistant_loss", poisoned)
     with pytest.raises(StageError, match=r"no longer a number.*Lower the learning rate"):
         train(start())
 
@@ -268,6 +311,24 @@ def test_a_stop_before_the_first_step_ends_the_run_with_nothing_to_save(start):
     assert not run.adapter.exists()
 
 
+@pytest.mark.parametrize("eval_steps", [0, 2])  # 2: the last measurement is part of training itself
+def test_a_stop_in_the_last_measurement_keeps_the_trained_weights(start, monkeypatch, eval_steps):
+    real, seen = runs.Run.update, []
+
+    def update(run, **changes):
+        real(run, **changes)
+        seen.append(changes.get("phase"))
+        if changes.get("phase") == "answering the probe prompts" and seen.count("answering the probe prompts") == 2:
+            run.request_stop()
+
+    monkeypatch.setattr(runs.Run, "update", update)
+    run = train(start(eval_steps=eval_steps))
+    assert "measuring the held-out rows" in seen
+    assert run.receipt()["metrics"]["step"] == 2
+    assert "eval_loss" not in run.receipt()["metrics"]
+    assert (run.adapter / "adapter_model.safetensors").exists()
+
+
 def test_a_stopped_run_does_not_claim_the_loss_it_had_before(start, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
@@ -291,13 +352,37 @@ def test_a_killed_run_forgets_what_came_after_its_checkpoint(start, monkeypatch)
     assert "lost" not in [sample["answer"] for sample in run.samples()]
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(start, monkeypatch):
+    whole = train(start(max_steps=4))
+    run = start(max_steps=4)
+    with monkeypatch.context() as patch:
+        real = trl_bridge.RunCallback.on_step_begin
+
+        def killed(self, args, state, control, **kwargs):
+            real(self, args, state, control, **kwargs)
+            if state.global_step == 2:
+                raise RuntimeError("power cut")
+
+        patch.setattr(trl_bridge.RunCallback, "on_step_begin", killed)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(run)
+    run.update(state="interrupted")
+    run.requeue()
+    train(run)
+    assert losses(run) == pytest.approx(losses(whole), abs=1e-6)
+    assert [sample["step"] for sample in run.samples()] == [0, 4]
+
+
 def test_arguments_put_trls_cpu_defaults_right(start):
     settings = SFTSettings()
-    arguments = trl_bridge.sft_arguments(settings, loading.placement("auto"), start(), True)
+    arguments = SFTConfig(**trl_bridge.arguments(settings, loading.placement("auto"), start(), True))
     assert (arguments.use_cpu, arguments.bf16, arguments.fp16) == (True, False, False)
     assert arguments.logging_nan_inf_filter is False
     assert arguments.report_to in ("none", [])
     assert arguments.eval_on_start
+    assert (arguments.gradient_checkpointing, arguments.max_length) == (False, settings.max_length)
+    alone = SFTConfig(**trl_bridge.arguments(settings, loading.placement("auto"), start(), False))
+    assert (alone.eval_strategy, alone.eval_on_start) == ("no", False)
 
 
 def test_launch_writes_every_setting_and_refuses_what_is_wrong(start, tiny_model, dataset):
@@ -316,10 +401,10 @@ def test_launch_writes_every_setting_and_refuses_what_is_wrong(start, tiny_model
 
 def test_batches_hold_rows_of_like_length_in_an_order_that_seed_and_epoch_decide():
     lengths = [(7 * i) % 101 for i in range(203)]
-    sampler = trl_bridge.LengthGroups(lengths, 8, seed=1)
+    sampler = trl_trainers.LengthGroups(lengths, 8, seed=1)
     first = list(sampler)
     assert sorted(first) == list(range(203))
-    assert first == list(trl_bridge.LengthGroups(lengths, 8, seed=1))
+    assert first == list(trl_trainers.LengthGroups(lengths, 8, seed=1))
     sampler.set_epoch(1)
     assert list(sampler) != first
     spread = [

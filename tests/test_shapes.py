@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from playground.data.readers import read_text
 from playground.data.report import examine
-from playground.data.shapes import ROLES, SFT_SHAPES, RowError, recognise, sft_messages
+from playground.data.shapes import ROLES, SFT_SHAPES, RowError, conversation, recognise
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASK = {"role": "user", "content": "What is a fjord?"}
@@ -22,6 +22,13 @@ def turn(role: str, content) -> dict:
 
 def said(role: str, value) -> dict:
     return {"from": role, "value": value}
+
+
+def sft_messages(record: dict) -> tuple[str, list[dict]]:
+    """The shape and the normal form of a record."""
+    shape, row = conversation(7, record)
+    assert row.row == 7
+    return shape, row.messages
 
 
 def reason(record: dict) -> str:
@@ -207,6 +214,19 @@ def test_every_shape_is_recognised_by_its_columns():
     assert recognise({"text": "x"}) is None
 
 
+def test_a_row_knows_its_question_and_how_it_is_stored():
+    _, row = conversation(3, {"messages": [SYSTEM, ASK, ANSWER, *MORE], "id": 9})
+    assert row.asked == [SYSTEM, ASK, ANSWER, MORE[0]]
+    assert row.content == row.messages
+    assert row.as_json() == {"messages": row.messages}
+    assert conversation(3, row.as_json())[1] == row
+
+
+def test_a_conversation_with_both_sides_beside_it_is_a_conversation():
+    record = {"messages": [ASK, ANSWER], "chosen": "x", "rejected": "y"}
+    assert sft_messages(record) == ("messages", [ASK, ANSWER])
+
+
 # ---- what is mended
 
 
@@ -281,6 +301,11 @@ def test_messages_that_are_refused(messages, words):
         ({}, "no columns of a known shape (found: none)"),
         ({"text": "Once upon a time"}, "no columns of a known shape (found: text)"),
         ({"prompt": "What?", "reply": "That."}, "no columns of a known shape (found: prompt, reply)"),
+        (
+            {"prompt": "What?", "chosen": "That.", "rejected": "This."},
+            "a preference pair (chosen and rejected) among rows that are mostly conversations",
+        ),
+        ({"prompt": "What?", "chosen": "That."}, "no columns of a known shape (found: prompt, chosen)"),
         (dict.fromkeys("abcdefgh"), "no columns of a known shape (found: a, b, c, d, e, f)"),
         (dict.fromkeys(["x" * 999 + str(i) for i in range(9)]), None),
         ({"conversations": []}, "'conversations' holds no messages"),

@@ -4,6 +4,7 @@ A stored dataset is a folder `datasets/<id>/` with meta.json, train.jsonl and he
 is the same never stand on both sides of the split.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -16,12 +17,15 @@ from typing import Any
 
 import yaml
 
+from playground.data.pairs import Pair
 from playground.data.readers import DataError, read_file
-from playground.data.report import Report, Row, examine
+from playground.data.report import Report, examine
+from playground.data.shapes import Row
 from playground.home import clean_name, free_name, home
 
 ID = re.compile(r"data_[0-9a-f]{12}")
 PRESETS = Path(__file__).resolve().parents[2] / "presets" / "data"
+FILES = {"sft": ("sft.jsonl", "heldout.jsonl"), "preference": ("preferences.jsonl", "preferences-heldout.jsonl")}
 HELDOUT_SHARE = 0.1
 HELDOUT_MOST = 200
 
@@ -39,10 +43,11 @@ class Dataset:
     heldout: int
     source: str
 
-    def rows(self, split: str) -> list[Row]:
-        """The rows of "train" or "heldout"."""
-        with (self.folder / f"{self._file(split)}.jsonl").open(encoding="utf-8") as file:
-            return [Row(number, json.loads(line)["messages"]) for number, line in enumerate(file, 1)]
+    def rows(self, split: str) -> list[Any]:
+        """The rows of "train" or "heldout": conversations (Row) or pairs (Pair), as the kind says."""
+        read = {"sft": _row, "preference": _pair}[self.kind]
+        with (self.folder / self._file(split)).open(encoding="utf-8") as file:
+            return [read(number, json.loads(line)) for number, line in enumerate(file, 1)]
 
     def checks(self) -> dict[str, Any]:
         """The declarative checks that belong to this dataset; empty if it has none."""
@@ -58,7 +63,7 @@ class Dataset:
         return self.folder.parent == PRESETS
 
     def _file(self, split: str) -> str:
-        return {"train": "sft"}.get(split, split) if self.preset else split
+        return FILES[self.kind][split == "heldout"] if self.preset else f"{split}.jsonl"
 
 
 def root() -> Path:
@@ -71,18 +76,25 @@ def root() -> Path:
 def datasets() -> list[Dataset]:
     """Every dataset, the presets first, then by age."""
     stored = [_stored(path) for path in root().iterdir() if ID.fullmatch(path.name)]
-    return [_preset(path) for path in sorted(PRESETS.iterdir()) if (path / "sft.jsonl").exists()] + [
-        dataset for _, dataset in sorted(filter(None, stored), key=lambda pair: pair[0])
+    presets = [
+        _preset(folder, kind)
+        for folder in sorted(PRESETS.iterdir())
+        for kind in FILES
+        if (folder / FILES[kind][0]).exists()
     ]
+    return presets + [dataset for _, dataset in sorted(filter(None, stored), key=lambda found: found[0])]
 
 
-def find(reference: str) -> Dataset:
-    """The dataset with this id or name."""
-    found = next((d for d in datasets() if reference in (d.id, d.name)), None)
-    if found is None:
+def find(reference: str, kind: str | None = None) -> Dataset:
+    """The dataset with this id or name. A preset's folder name stands for whichever of its datasets is of that kind."""
+    known = datasets()
+    found = [d for d in known if reference in (d.id, d.name)]
+    found += [d for d in known if d.preset and d.kind == kind and d.folder.name == reference]
+    wanted = [d for d in found if kind in (None, d.kind)] or found
+    if not wanted:
         names = ", ".join(d.name for d in datasets()[:12])
         raise DataError(f"There is no dataset called {reference[:60]!r}. Known: {names}.")
-    return found
+    return wanted[0]
 
 
 def store(report: Report, name: str, source: str) -> Dataset:
@@ -105,16 +117,18 @@ def store(report: Report, name: str, source: str) -> Dataset:
     part = root() / f".{meta['id']}.part"
     part.mkdir()
     for split, rows in (("train", train), ("heldout", heldout)):
-        lines = [json.dumps({"messages": row.messages}, ensure_ascii=False) + "\n" for row in rows]
+        lines = [json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows]
         (part / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
     part.rename(root() / str(meta["id"]))
     return find(str(meta["id"]))
 
 
-def import_file(path: Path, name: str | None = None) -> tuple[Dataset, Report]:
-    """Reads, examines and stores a file; a file that is stored already is not stored twice."""
+def import_file(path: Path, name: str | None = None, kind: str | None = None) -> tuple[Dataset, Report]:
+    """Reads, examines and stores a file, but neither one stored already nor one of another kind."""
     report = examine(read_file(path, path.name))
+    if kind not in (None, report.kind):
+        raise DataError(f"{path.name} holds {report.kind} rows; {kind} rows are needed here.")
     if report.kept:
         train, heldout = split_by_prompt(report.kept)
         sha256, wanted = digest(train, heldout), name and clean_name(name, "data")
@@ -131,12 +145,12 @@ def delete(dataset: Dataset) -> None:
     shutil.rmtree(dataset.folder)
 
 
-def split_by_prompt(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+def split_by_prompt(rows: list[Any]) -> tuple[list[Any], list[Any]]:
     """(train, held-out): a tenth of the opening questions, chosen by their hash, never more than 200 rows.
 
     The choice depends on the text alone: the same file is split in the same way everywhere.
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Any]] = {}
     for row in rows:
         groups.setdefault(_opening(row), []).append(row)
     if len(groups) < 10:
@@ -151,14 +165,37 @@ def split_by_prompt(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     return [r for r in rows if _opening(r) not in chosen], [r for r in rows if _opening(r) in chosen]
 
 
-def digest(train: list[Row], heldout: list[Row]) -> str:
+def half(rows: list[Any], which: str) -> list[Any]:
+    """The "first" or "second" half of the opening questions, by their hash; "all" is every row.
+
+    A judge trained on one half has not seen what the model that it judges learned from.
+    """
+    if which == "all":
+        return rows
+    order = sorted(
+        {_opening(row) for row in rows}, key=lambda text: hashlib.sha256(b"half " + text.encode()).hexdigest()
+    )
+    first = set(order[: len(order) // 2])
+    return [row for row in rows if (_opening(row) in first) == (which == "first")]
+
+
+def digest(train: list[Any], heldout: list[Any]) -> str:
     """SHA-256 of the normalised rows, split included."""
-    text = json.dumps([[row.messages for row in train], [row.messages for row in heldout]], ensure_ascii=False)
+    text = json.dumps([[row.content for row in train], [row.content for row in heldout]], ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _opening(row: Row) -> str:
-    first = next(message["content"] for message in row.messages if message["role"] == "user")
+def _row(number: int, stored: dict[str, Any]) -> Row:
+    return Row(number, stored["messages"])
+
+
+def _pair(number: int, stored: dict[str, Any]) -> Pair:
+    chosen, rejected = (stored[side][-1]["content"] for side in ("chosen", "rejected"))
+    return Pair(number, stored["prompt"], chosen, rejected)
+
+
+def _opening(row: Row | Pair) -> str:
+    first = next(message["content"] for message in row.asked if message["role"] == "user")
     return " ".join(first.casefold().split())
 
 
@@ -172,12 +209,12 @@ def _stored(folder: Path) -> tuple[float, Dataset] | None:
         return None
 
 
-def _preset(folder: Path) -> Dataset:
-    draft = Dataset(folder.name, folder.name, "sft", folder, "", 0, 0, "comes with the app")
+def _preset(folder: Path, kind: str) -> Dataset:
+    """A preset's dataset; the conversations bear the folder's name, the pairs say that they are preferences."""
+    name = folder.name if kind == "sft" else f"{folder.name}-preferences"
+    draft = Dataset(name, name, kind, folder, "", 0, 0, "comes with the app")
     train, heldout = draft.rows("train"), draft.rows("heldout")
-    return Dataset(
-        folder.name, folder.name, "sft", folder, digest(train, heldout), len(train), len(heldout), draft.source
-    )
+    return dataclasses.replace(draft, sha256=digest(train, heldout), train=len(train), heldout=len(heldout))
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -43,6 +43,11 @@ class Encoded:
         return Encoded(self.ids[:length], self.learned[:length], self.texts[:length])
 
     @property
+    def start(self) -> int:
+        """Index of the first learned token."""
+        return self.learned.index(True)
+
+    @property
     def labels(self) -> list[int]:
         """ids where learned, else -100, as transformers' losses ask."""
         return [token if learn else -100 for token, learn in zip(self.ids, self.learned, strict=True)]
@@ -64,11 +69,20 @@ class Renderer:
         if not own and not self.tokenizer.encode("").ids:
             self.special["bos_token"] = ""  # this tokenizer puts no bos in front of text, so neither do we
         self._compiled = _compile(self.template)
+        self.ends = self._end_tokens(folder)
 
     @property
     def eos_id(self) -> int | None:
         """The id of the eos token."""
         return self.tokenizer.token_to_id(self.special["eos_token"])
+
+    def _end_tokens(self, folder: Path) -> dict[str, int]:
+        """Every token that ends an answer, with its id: the eos token, and what the model's generation stops at."""
+        path = folder / "generation_config.json"
+        listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+        ids = [self.eos_id, *(listed if isinstance(listed, list) else [listed])]
+        tokens = {self.tokenizer.id_to_token(i): i for i in ids if type(i) is int and 0 <= i < 2**32}
+        return {token: i for token, i in tokens.items() if token}
 
     def text(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         """The conversation as one text, as the model reads it."""
@@ -102,6 +116,20 @@ class Renderer:
             learned += [learn] * len(encoding.ids)
             texts += _token_texts(text, encoding.offsets)
         return Encoded(ids, learned, texts)
+
+    def answer(self, prompt: list[Message], answer: str) -> Encoded:
+        """Tokens of one answer to a prompt, learned from its first token to the one that ends it; nothing follows that.
+
+        Templates write a line break behind the end of a turn. A model that answers never does, so a score read there
+        in training would be read elsewhere later.
+        """
+        asked = self.prompt_ids(prompt)
+        whole = self.encode([*prompt, {"role": "assistant", "content": answer}])
+        end = max((i + 1 for i, learn in enumerate(whole.learned) if learn), default=0)
+        if whole.ids[: len(asked)] != asked or end <= len(asked):
+            raise RenderError("the chat template writes this prompt differently when an answer follows it")
+        learned = [i >= len(asked) for i in range(end)]
+        return Encoded(whole.ids[:end], learned, whole.texts[:end])
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids without control tokens; an unfinished character at the end is held back."""
@@ -141,10 +169,9 @@ class Renderer:
         return (start, end) if end.startswith(start) else (None, None)
 
     def _end_of_turn(self, text: str, start: int) -> int:
-        """Where the learned part that begins at `start` ends: behind its last eos token, or with the text."""
-        eos = self.special["eos_token"]
-        found = text.rfind(eos, start) if eos else -1
-        return found + len(eos) if found >= 0 else len(text)
+        """Where the learned part that begins at `start` ends: behind its last end token, or with the text."""
+        found = [at + len(token) for token in self.ends if (at := text.rfind(token, start)) >= 0]
+        return max(found, default=len(text))
 
 
 def _own_template(folder: Path, config: dict[str, Any]) -> str | None:

@@ -3,20 +3,19 @@ training.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from playground.data.pairs import SIDES, Pair, is_pair, pair
 from playground.data.readers import RawRow
 from playground.data.rendering import Encoded, Renderer, RenderError
-from playground.data.shapes import RowError, sft_messages
+from playground.data.shapes import Record, Row, RowError, conversation
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row that can be trained on; `row` is its number in the file."""
-
-    row: int
-    messages: list[dict[str, str]]
+KINDS: dict[str, Callable[[int, Record], tuple[str, Any]]] = {
+    "sft": conversation,
+    "preference": pair,
+}  # kind of row → (number, record) → (shape's name, row)
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Report:
     kind: str
     shape: str
     rows: int
-    kept: list[Row] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
     dropped: list[tuple[int, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -57,10 +56,11 @@ class Report:
     def refusal(self) -> str:
         """Why none of the rows can be used, and what to do."""
         reason, rows = self.reasons()[0]
-        return (
-            f"No row can be used: {reason} (row {some(rows)}). Each row needs messages, or prompt and completion, or "
-            "instruction and output, or conversations."
-        )
+        needs = {
+            "sft": "messages, or prompt and completion, or instruction and output, or conversations",
+            "preference": "a prompt, a chosen and a rejected answer, or two whole conversations",
+        }
+        return f"No row can be used: {reason} (row {some(rows)}). Each row needs {needs[self.kind]}."
 
 
 def some(rows: list[int]) -> str:
@@ -70,32 +70,60 @@ def some(rows: list[int]) -> str:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token counts of the kept rows under one model's template, and what a limit does to them."""
+    """Token counts of the kept rows under one model's template, and what a limit does to them.
 
-    tokens: list[int]
-    learned: list[int]
-    cut: list[int]
-    unlearnable: list[int]
-    refused: list[tuple[int, str]]
-    control: list[int]
+    tokens counts whole conversations (both sides of a pair are two), learned their targets. A conversation that is too
+    long is cut; a pair is left out, because half an answer can't be compared.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    learned: list[int] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
+    unlearnable: list[int] = field(default_factory=list)
+    too_long: list[int] = field(default_factory=list)
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    control: list[int] = field(default_factory=list)
+
+    @property
+    def sides(self) -> list[tuple[int, int]]:
+        """(chosen, rejected): tokens of the two answers of each pair."""
+        return list(zip(self.learned[::2], self.learned[1::2], strict=False))
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A pair as tokens: the prompt, and both answers up to and with the token that ends them."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    def __len__(self) -> int:
+        """Tokens of the longer side."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
 def examine(raw: list[RawRow]) -> Report:
-    """Recognises and converts every row; exact repetitions are dropped after the first."""
+    """Recognises and converts every row; exact repetitions are dropped after the first.
+
+    A file holds one kind of row, the one that most of its records are of.
+    """
     shapes: Counter[str] = Counter()
-    report = Report("sft", "", len(raw))
+    records = [item.value for item in raw if item.value is not None]
+    kind = "preference" if sum(map(is_pair, records)) * 2 > len(records) else "sft"
+    report = Report(kind, "", len(raw))
     seen: dict[str, int] = {}
     for item in raw:
         try:
             if item.value is None:
                 raise RowError(item.problem or "not readable")
-            name, messages = sft_messages(item.value)
-            key = repr(messages)
+            name, row = KINDS[kind](item.row, item.value)
+            key = repr(row.content)
             if key in seen:
                 raise RowError("the same as an earlier row")
             seen[key] = item.row
             shapes[name] += 1
-            report.kept.append(Row(item.row, messages))
+            report.kept.append(row)
         except RowError as error:
             report.dropped.append((item.row, str(error)))
     report.shape = " and ".join(name for name, _ in shapes.most_common()) or "unknown"
@@ -105,24 +133,38 @@ def examine(raw: list[RawRow]) -> Report:
     return report
 
 
-def measure(rows: list[Row], renderer: Renderer, max_length: int) -> Lengths:
+def measure(rows: list[Any], renderer: Renderer, max_length: int) -> Lengths:
     """Tokenizes every row as training will and counts."""
-    found = Lengths([], [], [], [], [], [])
+    found = Lengths()
     for row in rows:
         try:
-            encoded = renderer.encode(row.messages)
+            sides = encoded_sides(row, renderer)
         except RenderError as error:
             found.refused.append((row.row, str(error)))
             continue
-        found.tokens.append(len(encoded.ids))
-        found.learned.append(sum(encoded.cut(max_length).learned))
-        if len(encoded.ids) > max_length:
-            found.cut.append(row.row)
-        if not found.learned[-1]:
-            found.unlearnable.append(row.row)
-        if any(renderer.control_tokens(message["content"]) for message in row.messages):
+        longest = max(len(encoded.ids) for encoded in sides)
+        if len(sides) == 1:
+            sides = [sides[0].cut(max_length)]
+            if longest > max_length:
+                found.cut.append(row.row)
+            if not any(sides[0].learned):
+                found.unlearnable.append(row.row)
+            found.tokens.append(longest)
+        else:
+            found.tokens.extend(len(encoded.ids) for encoded in sides)
+            if longest > max_length:
+                found.too_long.append(row.row)
+        found.learned.extend(sum(encoded.learned) for encoded in sides)
+        if any(renderer.control_tokens(text) for text in _texts(row)):
             found.control.append(row.row)
     return found
+
+
+def encoded_sides(row: Any, renderer: Renderer) -> list[Encoded]:
+    """The conversation as tokens, or the two conversations of a pair: chosen, rejected."""
+    if isinstance(row, Pair):
+        return [renderer.answer(row.prompt, getattr(row, side)) for side in SIDES]
+    return [renderer.encode(row.messages)]
 
 
 def training_rows(rows: list[Row], renderer: Renderer, max_length: int) -> list[Encoded]:
@@ -136,3 +178,23 @@ def training_rows(rows: list[Row], renderer: Renderer, max_length: int) -> list[
         if any(encoded.learned):
             kept.append(encoded)
     return kept
+
+
+def training_pairs(rows: list[Pair], renderer: Renderer, max_length: int) -> list[EncodedPair]:
+    """The tokens that training uses, whole; pairs of which a side is longer than max_length are left out."""
+    kept = []
+    for row in rows:
+        try:
+            sides = encoded_sides(row, renderer)
+        except RenderError:
+            continue
+        if max(len(encoded.ids) for encoded in sides) <= max_length:
+            answers = [encoded.ids[encoded.start :] for encoded in sides]
+            kept.append(EncodedPair(sides[0].ids[: sides[0].start], *answers))
+    return kept
+
+
+def _texts(row: Any) -> list[str]:
+    """Everything that somebody wrote in a row."""
+    messages = [*row.prompt, *(row.conversation(side)[-1] for side in SIDES)] if isinstance(row, Pair) else row.messages
+    return [message["content"] for message in messages]

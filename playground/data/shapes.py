@@ -12,6 +12,7 @@ from typing import Any
 from playground.data.records import KINDS, UNSAFE, shown
 
 Record = dict[str, Any]
+Message = dict[str, str]
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -35,23 +36,45 @@ class RowError(ValueError):
 
 
 @dataclass(frozen=True)
+class Row:
+    """A conversation that can be trained on; `row` is its number in the file."""
+
+    row: int
+    messages: list[Message]
+
+    @property
+    def asked(self) -> list[Message]:
+        """The conversation up to its last answer."""
+        return self.messages[:-1]
+
+    @property
+    def content(self) -> Any:
+        """What a dataset's hash is made of."""
+        return self.messages
+
+    def as_json(self) -> Record:
+        """The row as it is stored."""
+        return {"messages": self.messages}
+
+
+@dataclass(frozen=True)
 class Shape:
     """A way in which people write rows down, known by its columns."""
 
     name: str
     columns: tuple[str, ...]
-    convert: Callable[[Record], list[dict[str, str]]]
+    convert: Callable[[Record], list[Message]]
 
 
-def sft_messages(record: Record) -> tuple[str, list[dict[str, str]]]:
-    """(shape's name, clean messages) of one record, or RowError."""
+def conversation(number: int, record: Record) -> tuple[str, Row]:
+    """(shape's name, row) of one record, or RowError."""
     shape = recognise(record)
     if shape is None:
         if {"chosen", "rejected"} <= set(record):
-            raise RowError("a preference pair (chosen and rejected), which teaches preferences, not single answers")
+            raise RowError("a preference pair (chosen and rejected) among rows that are mostly conversations")
         columns = ", ".join(shown(name)[:30] for name in list(record)[:6]) or "none"
         raise RowError(f"no columns of a known shape (found: {columns})")
-    return shape.name, clean(shape.convert(record))
+    return shape.name, Row(number, clean(shape.convert(record)))
 
 
 def recognise(record: Record) -> Shape | None:
@@ -61,9 +84,9 @@ def recognise(record: Record) -> Shape | None:
     return next(found, None)
 
 
-def clean(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def clean(messages: list[Message]) -> list[Message]:
     """One system message in front at most, neighbours of one role merged, the last word the assistant's."""
-    merged: list[dict[str, str]] = []
+    merged: list[Message] = []
     for message in messages:
         if not message["content"].strip():
             if message["role"] == "system":
@@ -86,7 +109,7 @@ def clean(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     return merged
 
 
-def _text(value: Any, field: str) -> str:
+def text_of(value: Any, field: str) -> str:
     """A text field's text, "" where it is missing; lists of {"type": "text"} parts are joined."""
     if isinstance(value, str):
         return UNSAFE.sub("\ufffd", value)
@@ -100,11 +123,11 @@ def _text(value: Any, field: str) -> str:
             raise RowError(f"{field} holds {kind} content; only text is trained here")
         texts = [_first(part, "text", "value") for part in value]
         if not any(isinstance(text, list) for text in texts):  # a hostile row nests parts until the stack ends
-            return "\n".join(_text(text, field) for text in texts)
+            return "\n".join(text_of(text, field) for text in texts)
     raise RowError(f"{field} is not text but {KINDS[type(value)]}")
 
 
-def _turns(value: Any, field: str) -> list[dict[str, str]]:
+def turns_of(value: Any, field: str) -> list[Message]:
     """Messages from a list of {"role", "content"} or {"from", "value"} objects, whatever the roles are called."""
     if isinstance(value, str):
         try:
@@ -128,12 +151,12 @@ def _message(turn: Record) -> dict[str, str]:
         raise RowError("a message has no role")
     if role not in ROLES:
         raise RowError(f"a message has the unknown role '{shown(role)[:30]}'")
-    return {"role": ROLES[role], "content": _text(_first(turn, "content", "value"), "a message")}
+    return {"role": ROLES[role], "content": text_of(_first(turn, "content", "value"), "a message")}
 
 
-def _exchange(turn: Record) -> list[dict[str, str]]:
+def _exchange(turn: Record) -> list[Message]:
     """ms-swift writes a whole exchange as one object: {"human": …, "assistant": …}."""
-    return [{"role": ROLES[name], "content": _text(turn[name], "a message")} for name in ("human", "assistant")]
+    return [{"role": ROLES[name], "content": text_of(turn[name], "a message")} for name in ("human", "assistant")]
 
 
 def _first(record: Record, *names: str) -> Any:
@@ -141,49 +164,50 @@ def _first(record: Record, *names: str) -> Any:
     return next((record[name] for name in names if record.get(name) is not None), None)
 
 
-def _system(record: Record) -> list[dict[str, str]]:
+def system_of(record: Record) -> list[Message]:
     """The system column as a message, if it says anything."""
-    text = _text(record.get("system"), "'system'").strip()
+    text = text_of(record.get("system"), "'system'").strip()
     return [{"role": "system", "content": text}] if text else []
 
 
-def _pair(prompt: str, answer: str) -> list[dict[str, str]]:
+def _pair(prompt: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": prompt.strip()}, {"role": "assistant", "content": answer.strip()}]
 
 
-def _is_turns(value: Any) -> bool:
+def is_turns(value: Any) -> bool:
+    """True for a list that begins with an object."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
-def _with_system(record: Record, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def with_system(record: Record, messages: list[Message]) -> list[Message]:
     """A conversation's own system message wins over the column."""
     own = messages[0]["role"] == "system" and messages[0]["content"].strip()
-    return messages if own else _system(record) + messages
+    return messages if own else system_of(record) + messages
 
 
-def _from_turns(field: str) -> Callable[[Record], list[dict[str, str]]]:
-    return lambda record: _with_system(record, _turns(record[field], field))
+def _from_turns(field: str) -> Callable[[Record], list[Message]]:
+    return lambda record: with_system(record, turns_of(record[field], field))
 
 
-def _from_prompt_completion(record: Record) -> list[dict[str, str]]:
-    prompt, completion = record["prompt"], record["completion"]
-    if not _is_turns(prompt) and not _is_turns(completion):
-        return _system(record) + _pair(_text(prompt, "'prompt'"), _text(completion, "'completion'"))
+def _from_prompt_completion(record: Record) -> list[Message]:
+    prompt, completion = record["prompt"], _first(record, "completion", "answer", "response")
+    if not is_turns(prompt) and not is_turns(completion):
+        return system_of(record) + _pair(text_of(prompt, "'prompt'"), text_of(completion, "'completion'"))
     before, after = (
-        _turns(value, field) if _is_turns(value) else [{"role": role, "content": _text(value, f"'{field}'").strip()}]
+        turns_of(value, field) if is_turns(value) else [{"role": role, "content": text_of(value, f"'{field}'").strip()}]
         for value, field, role in ((prompt, "prompt", "user"), (completion, "completion", "assistant"))
     )
     repeated = after[: len(before)] == before  # some sets write the whole conversation as the completion
-    return _with_system(record, after if repeated else before + after)
+    return with_system(record, after if repeated else before + after)
 
 
-def _from_alpaca(record: Record) -> list[dict[str, str]]:
-    asked = _text(record["instruction"], "'instruction'") + "\n" + _text(record.get("input"), "'input'")
+def _from_alpaca(record: Record) -> list[Message]:
+    asked = text_of(record["instruction"], "'instruction'") + "\n" + text_of(record.get("input"), "'input'")
     history = record.get("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise RowError("'history' is not a list of [question, answer] pairs")
-    earlier = [message for pair in history for message in _pair(*(_text(text, "'history'") for text in pair))]
-    return _system(record) + earlier + _pair(asked, _text(record["output"], "'output'"))
+    earlier = [message for pair in history for message in _pair(*(text_of(text, "'history'") for text in pair))]
+    return system_of(record) + earlier + _pair(asked, text_of(record["output"], "'output'"))
 
 
 SFT_SHAPES = (
@@ -191,5 +215,7 @@ SFT_SHAPES = (
     Shape("sharegpt", ("conversations",), _from_turns("conversations")),
     Shape("sharegpt", ("conversation",), _from_turns("conversation")),
     Shape("prompt-completion", ("prompt", "completion"), _from_prompt_completion),
+    Shape("prompt-answer", ("prompt", "answer"), _from_prompt_completion),
+    Shape("prompt-response", ("prompt", "response"), _from_prompt_completion),
     Shape("alpaca", ("instruction", "output"), _from_alpaca),
 )

@@ -15,8 +15,10 @@ from playground.models.catalog import ModelError
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from peft.tuners.lora import LoraLayer
+
+MISFIT = "The saved adapter does not fit this model: it was trained on another one."
 
 
 class Adapters:
@@ -60,10 +62,18 @@ class Adapters:
 
     def load(self, name: str, folder: Path) -> None:
         """Adds the adapter saved in `folder` under `name`, frozen."""
-        check_adapter(folder)
-        with self._same_gradients():
-            self.model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
-        self._find_layers()  # it may sit on layers that no other adapter sits on
+        config, weights = read_adapter(folder)
+        try:
+            with self._same_gradients():
+                self.model.add_adapter(name, config)
+                put_weights(self.model, name, weights)
+            self.model.train(self.model.training)  # else a new adapter's dropout is on
+        except ValueError as error:
+            if name in self.model.peft_config:
+                self.model.delete_adapter(name)
+            raise ModelError(MISFIT) from error
+        finally:
+            self._find_layers()  # it may sit on layers that no other adapter sits on
 
     def drop(self, name: str) -> None:
         """Forgets an adapter and frees its memory."""
@@ -76,17 +86,64 @@ class Adapters:
     def _same_gradients(self) -> Iterator[None]:
         """Whatever PEFT does inside, the same parameters train afterwards, and new ones do not."""
         before = {parameter for parameter in self.model.parameters() if parameter.requires_grad}
-        yield
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(parameter in before)
+        try:
+            yield
+        finally:
+            for parameter in self.model.parameters():
+                parameter.requires_grad_(parameter in before)
 
 
 def open_adapters(base_model: Any, name: str, folder: Path) -> Adapters:
     """Wraps a plain base with its first adapter, frozen."""
-    from peft import PeftModel
+    model = wrap(base_model, name, *read_adapter(folder))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return Adapters(model.eval())
+
+
+def read_adapter(folder: Path) -> "tuple[LoraConfig, dict[str, torch.Tensor]]":
+    """(LoRA config, tensors by name) of a saved adapter; a reward model's score head is among the tensors only."""
+    from peft import LoraConfig
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     check_adapter(folder)
-    return Adapters(PeftModel.from_pretrained(base_model, str(folder), adapter_name=name, is_trainable=False).eval())
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        weights = load_file(folder / "adapter_model.safetensors")
+    except (SafetensorError, TypeError, KeyError, ValueError, OSError) as error:
+        raise ModelError(f"The saved adapter can't be read: {str(error)[:200]}") from error
+    if type(config) is not LoraConfig:
+        raise ModelError("The saved adapter is not a LoRA adapter.")
+    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
+    config.base_model_name_or_path = None  # else PEFT looks that name up on the Hub
+    config.base_model_name_or_path = None  # PEFT would warn that it is not the folder of this machine
+    return config, weights
+
+
+def wrap(base_model: Any, name: str, config: "LoraConfig", weights: "dict[str, torch.Tensor]") -> "PeftModel":
+    """A plain base with this saved adapter on it, trainable; ModelError where it does not fit."""
+    from peft import get_peft_model
+
+    try:
+        model = get_peft_model(base_model, config, adapter_name=name)
+    except ValueError as error:
+        raise ModelError(MISFIT) from error
+    put_weights(model, name, weights)
+    return model
+
+
+def put_weights(model: "PeftModel", name: str, weights: "dict[str, torch.Tensor]") -> None:
+    """Copies saved LoRA tensors into the adapter called `name`; ModelError unless they fit it one to one."""
+    from peft import get_peft_model_state_dict
+
+    lora = {key: tensor for key, tensor in weights.items() if ".lora_" in key}
+    state = get_peft_model_state_dict(model, adapter_name=name)  # the parameters' own memory, under the saved names
+    there = {key: tensor for key, tensor in state.items() if ".lora_" in key}
+    if {key: tensor.shape for key, tensor in lora.items()} != {key: tensor.shape for key, tensor in there.items()}:
+        raise ModelError(MISFIT)
+    for key, tensor in lora.items():
+        there[key].copy_(tensor)
 
 
 def check_adapter(folder: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from playground.models.adapters import read_adapter, wrap
 from playground.models.catalog import Base, ModelError
 
 if TYPE_CHECKING:
@@ -43,13 +44,17 @@ def placement(quantization: str = "auto") -> Placement:
     return Placement("cpu", torch.float32, quantization == "nf4")
 
 
-def load_base(base: Base, where: Placement) -> "PreTrainedModel":
-    """The frozen base on its device. NF4 is double-quantised; its compute dtype is the rule's."""
+def load_base(base: Base, where: Placement, scorer: bool = False) -> "PreTrainedModel":
+    """The frozen base on its device. NF4 is double-quantised; its compute dtype is the rule's.
+
+    scorer: with a new `score` head, H → 1, in the LM head's place.
+    """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
     quiet_libraries()
+    kind: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     quantization = None
     if where.nf4:
         quantization = BitsAndBytesConfig(
@@ -57,9 +62,10 @@ def load_base(base: Base, where: Placement) -> "PreTrainedModel":
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=where.dtype,
+            llm_int8_skip_modules=["score"] if scorer else None,  # None: the LM head, found by the library
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = kind.from_pretrained(
             base.folder,
             dtype=where.dtype,
             quantization_config=quantization,
@@ -68,6 +74,7 @@ def load_base(base: Base, where: Placement) -> "PreTrainedModel":
             local_files_only=True,
             attn_implementation="sdpa",
             device_map={"": 0} if where.device == "cuda" else None,
+            **({"num_labels": 1} if scorer else {}),
         )
     except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -76,7 +83,19 @@ def load_base(base: Base, where: Placement) -> "PreTrainedModel":
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     _keep_nf4_differentiable(model)
+    if scorer:
+        _new_head(model, base)
     return model.eval()
+
+
+def _new_head(model: "PreTrainedModel", base: Base) -> None:
+    """Starts the score head as N(0, 1/(H+1)) in fp32, as Huang et al. 2024 (N+) have it."""
+    import torch
+
+    if not isinstance(getattr(model, "score", None), torch.nn.Linear) or model.score.bias is not None:
+        raise ModelError(f"{base.title} can't become a reward model: its architecture has no plain score head.")
+    model.score.to(torch.float32)
+    torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
 
 
 def _keep_nf4_differentiable(model: "PreTrainedModel") -> None:
@@ -120,11 +139,29 @@ def attach_lora(model: "PreTrainedModel", r: int, alpha: int, dropout: float, ta
     names: str | list[str] = {"attention": ["q_proj", "k_proj", "v_proj", "o_proj"]}.get(targets, targets)
     if isinstance(names, str) and names != "all-linear":
         names = [name.strip() for name in names.split(",") if name.strip()]
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM")
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, **_task(model))
     try:
         return fp32_adapters(get_peft_model(model, config))
     except ValueError as error:
         raise ModelError(f"LoRA targets {targets!r} do not fit this model: {str(error)[:200]}") from error
+
+
+def continue_lora(model: "PreTrainedModel", folder: Path, dropout: float) -> "PeftModel":
+    """A trainable copy, called `default`, of the adapter saved in `folder`, with its rank, alpha and targets."""
+    config, weights = read_adapter(folder)
+    config.lora_dropout = dropout
+    for name, value in _task(model).items():
+        setattr(config, name, value)
+    return fp32_adapters(wrap(model, "default", config, weights))
+
+
+def _task(model: "PreTrainedModel") -> dict[str, Any]:
+    """PEFT's words for what is trained: a language model, or a reward model with its head."""
+    return (
+        {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+        if hasattr(model, "score")
+        else {"task_type": "CAUSAL_LM"}
+    )
 
 
 def fp32_adapters(model: Any) -> Any:
@@ -164,4 +201,5 @@ def quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # a new score head would be reported as missing weights
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

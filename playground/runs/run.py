@@ -149,9 +149,17 @@ class Run:
     def write_receipt(self, receipt: dict[str, Any]) -> None:
         write_atomically(self.folder / "receipt.json", json.dumps(receipt, indent=1, ensure_ascii=False))
 
+    def proofs(self) -> list[dict[str, Any]]:
+        """What was proven before the first update: name, passed, words."""
+        path = self.folder / "proofs.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+    def write_proofs(self, proofs: list[dict[str, Any]]) -> None:
+        write_atomically(self.folder / "proofs.json", json.dumps(proofs, indent=1, ensure_ascii=False))
+
     def revision(self) -> tuple[float, ...]:
         """Changes whenever something in the folder that a page shows has changed."""
-        names = ("status.json", "metrics.jsonl", "samples.jsonl", "log.txt", "receipt.json")
+        names = ("status.json", "metrics.jsonl", "samples.jsonl", "log.txt", "receipt.json", "proofs.json")
         return tuple((self.folder / n).stat().st_mtime if (self.folder / n).exists() else 0.0 for n in names)
 
     def request_stop(self) -> None:
@@ -174,6 +182,9 @@ class Run:
         """Removes the folder of a run that has ended."""
         if self.status().active:
             raise RunError(f"Run {self.name} is still {self.status().state}; stop it first.")
+        for other in list_runs():
+            if (other.request.get("parent") or {}).get("id") == self.id and other.status().active:
+                raise RunError(f"{other.name} continues {self.name} and has not ended; stop it first.")
         shutil.rmtree(self.folder)
 
 

@@ -1,10 +1,14 @@
 """What a run was asked to work on, found again and proven to be the same."""
 
+import hashlib
+
 from playground.data import library
 from playground.data.library import Dataset
 from playground.models import catalog
 from playground.models.catalog import Base
 from playground.runs.run import Run
+
+WEIGHTS = "adapter_model.safetensors"
 
 
 class StageError(ValueError):
@@ -34,6 +38,24 @@ def base_of(run: Run) -> Base:
     if base.identity != request["base_identity"]:
         raise StageError(f"{base.title} has changed on disk since this run was asked for; start a new run.")
     return base
+
+
+def parent_of(run: Run) -> Run | None:
+    """The run whose weights this one continues, if any; StageError unless they are the ones that were asked for."""
+    if (asked := run.request["parent"]) is None:
+        return None
+    parent = Run(asked["id"])
+    if not (parent.adapter / WEIGHTS).exists():
+        raise StageError(f"{asked['name']}, which this run continues, has been deleted; start a new run.")
+    if weights_sha256(parent) != asked["weights_sha256"]:
+        raise StageError(f"{asked['name']} was trained further since this run was asked for; start a new run.")
+    return parent
+
+
+def weights_sha256(run: Run) -> str:
+    """The hash of a run's trained weights."""
+    with (run.adapter / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def dataset_of(run: Run) -> Dataset:

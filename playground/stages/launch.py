@@ -17,8 +17,9 @@ from playground.data.report import measure
 from playground.models.catalog import Base
 from playground.runs import queue, run
 from playground.settings import SettingError
+from playground.stages.inputs import WEIGHTS, weights_sha256
 
-STAGES = ("sft",)
+STAGES = ("sft", "reward", "dpo")
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "gradio")
 
@@ -58,8 +59,23 @@ def preflight(module: ModuleType, base: Base, dataset: Dataset, settings: Any) -
     found = measure(sample, Renderer(base.folder), settings.max_length)
     if len(found.refused) == len(sample):
         raise SettingError(f"{base.title} can't read these rows: {found.refused[0][1]}.")
+    if len(found.too_long) + len(found.refused) == len(sample):
+        raise SettingError(f"No pair has both sides within {settings.max_length} tokens; raise the longest pair.")
     if not any(found.learned):
         raise SettingError(f"No answer is left within {settings.max_length} tokens; raise the longest row.")
+
+
+def check_parent(parent: run.Run, base: Base) -> None:
+    """SettingError unless the parent has weights that a run on this base can continue."""
+    request = parent.request
+    if not stage(request["stage"]).ANSWERS:
+        raise SettingError(f"{parent.name} is a reward model: it gives scores, so there is nothing to continue.")
+    if parent.status().active:
+        raise SettingError(f"{parent.name} is still {parent.status().state}; wait for its end or stop it.")
+    if not (parent.adapter / WEIGHTS).exists():
+        raise SettingError(f"{parent.name} has no trained weights to continue.")
+    if request["base_identity"] != base.identity:
+        raise SettingError(f"{parent.name} was trained on {request['base_title']}, not on {base.title}.")
 
 
 def launch(
@@ -69,12 +85,15 @@ def launch(
     values: Mapping[str, Any],
     name: str | None = None,
     preset: str | None = None,
+    parent: run.Run | None = None,
 ) -> run.Run:
-    """Checks the settings and the data's kind, writes the run folder and wakes the worker."""
+    """Checks the settings, the data's kind and the parent, writes the run folder and wakes the worker."""
     module = stage(stage_name)
     settings = module.Settings.parse({**preset_settings(stage_name, preset), **values})
     if dataset.kind != module.COLUMNS:
         raise SettingError(f"{module.TITLE} needs {module.COLUMNS} rows; {dataset.name} holds {dataset.kind} rows.")
+    if parent:
+        check_parent(parent, base)
     preflight(module, base, dataset, settings)
     request = {
         "stage": stage_name,
@@ -82,7 +101,7 @@ def launch(
         "base_title": base.title,
         "base_identity": base.identity,
         "base_note": base.note,
-        "parent": None,
+        "parent": parent and {"id": parent.id, "name": parent.name, "weights_sha256": weights_sha256(parent)},
         "preset": preset,
         "settings": settings.values(),
         "seed": settings.seed,

@@ -27,3 +27,8 @@ def prober(renderer: Renderer, prompts: list[str], tokens: int, run: Run) -> Cal
         model.train(was_training)
 
     return probe
+
+
+def prompts_of(text: str) -> list[str]:
+    """The first five lines that say something."""
+    return [line.strip() for line in text.splitlines() if line.strip()][:5]

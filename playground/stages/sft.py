@@ -9,14 +9,15 @@ answer and a manner of speaking by imitation. It cannot tell a good answer from 
 
 from dataclasses import dataclass
 
-from playground import settings as plain
 from playground.runs.run import Run
-from playground.settings import setting
+from playground.stages import training
 from playground.stages.inputs import StageError, base_of, dataset_of, heed_stop
 
 NAME = "sft"
 TITLE = "Fine-tune (SFT)"
 COLUMNS = "sft"
+ANSWERS = True
+NEXT = "Ask it something beside its base, in the Chat tab."
 METRICS = {
     "loss": "How surprised the model is by the assistant's tokens, in nats a token; lower is better. The held-out line "
     "is what counts: if it rises while the training line falls, the model is memorising.",
@@ -25,132 +26,22 @@ METRICS = {
     "learning_rate": "The step size that the schedule gives.",
 }
 
-DEFAULT_PROBES = "Why is the sky blue?\nHow do I boil an egg?\nWhat is the capital of Italy?"
-
 
 @dataclass
-class SFTSettings(plain.Settings):
+class SFTSettings(training.ProbeSettings):
     """Everything a person can choose for an SFT run; names are TRL's and PEFT's."""
-
-    num_train_epochs: float = setting(
-        1.0, "Epochs", "How many times training goes through the data.", low=0.1, high=20, step=0.1
-    )
-    max_steps: int = setting(
-        0,
-        "Steps at most",
-        "Ends after this many steps whatever the epochs say; 0 leaves it to the epochs.",
-        low=0,
-        high=100_000,
-    )
-    learning_rate: float = setting(
-        2e-4, "Learning rate", "Step size; for LoRA about ten times what full fine-tuning takes.", low=1e-7, high=1e-2
-    )
-    per_device_train_batch_size: int = setting(
-        8, "Batch size", "Rows a step; more is smoother and slower.", low=1, high=64, step=1
-    )
-    lora_r: int = setting(
-        16, "LoRA rank r", "Size of the trained adapter; more can hold more.", low=1, high=256, step=1
-    )
-    quantization: str = setting(
-        "auto",
-        "Base weights",
-        "nf4 holds the frozen base in 4 bits (QLoRA); none keeps it whole. auto: nf4 on a GPU, whole on a CPU, "
-        "where 4 bits save memory but cost time.",
-        choices=("auto", "nf4", "none"),
-    )
-    max_length: int = setting(
-        512, "Longest row", "Tokens a row; longer rows lose their end.", low=16, high=8192, step=16
-    )
-    lora_alpha: int = setting(
-        32,
-        "LoRA alpha",
-        "Strength of the adapter: its output is scaled by alpha / r.",
-        low=1,
-        high=512,
-        step=1,
-        advanced=True,
-    )
-    lora_dropout: float = setting(
-        0.0,
-        "LoRA dropout",
-        "Share of the adapter's inputs dropped while training.",
-        low=0.0,
-        high=0.5,
-        step=0.01,
-        advanced=True,
-    )
-    lora_targets: str = setting(
-        "all-linear", "LoRA targets", "all-linear, attention, or layer names with commas between.", advanced=True
-    )
-    gradient_accumulation_steps: int = setting(
-        1, "Accumulation", "Batches summed before each update.", low=1, high=64, step=1, advanced=True
-    )
-    lr_scheduler_type: str = setting(
-        "linear",
-        "Schedule",
-        "How the learning rate falls towards the end.",
-        choices=("linear", "cosine", "constant"),
-        advanced=True,
-    )
-    warmup_steps: int = setting(
-        0, "Warm-up steps", "Steps in which the learning rate rises from zero.", low=0, high=10_000, advanced=True
-    )
-    weight_decay: float = setting(
-        0.0, "Weight decay", "Pull of the adapter towards zero.", low=0.0, high=1.0, step=0.01, advanced=True
-    )
-    max_grad_norm: float = setting(
-        1.0, "Gradient clipping", "Larger updates are scaled down to this norm.", low=0.01, high=100, advanced=True
-    )
-    eval_steps: int = setting(
-        0,
-        "Held-out every",
-        "Steps between held-out measurements; 0: at the start and the end only.",
-        low=0,
-        high=10_000,
-        advanced=True,
-    )
-    probe_steps: int = setting(
-        10,
-        "Probes every",
-        "Steps between answers to the probe prompts; 0: at the start and the end only.",
-        low=0,
-        high=10_000,
-        advanced=True,
-    )
-    probe_prompts: str = setting(
-        DEFAULT_PROBES,
-        "Probe prompts",
-        "Questions asked while training, one a line, five at most; watch the answers change.",
-        advanced=True,
-    )
-    probe_tokens: int = setting(
-        48, "Probe length", "Tokens a probe answer may have.", low=8, high=256, step=1, advanced=True
-    )
-    save_steps: int = setting(
-        25,
-        "Checkpoint every",
-        "Steps between checkpoints that an interrupted run can resume from.",
-        low=1,
-        high=10_000,
-        advanced=True,
-    )
-    seed: int = setting(
-        0, "Seed", "The same seed and settings give the same run.", low=0, high=2**31 - 1, advanced=True
-    )
 
 
 Settings = SFTSettings
 
 
 def main(settings: SFTSettings, run: Run) -> None:
-    """One SFT run: data → model → trainer → train → save."""
-    from transformers import set_seed
-
+    """One SFT run: data → model → proofs → trainer → train → save."""
     from playground.data.rendering import Renderer
     from playground.data.report import training_rows
     from playground.models import loading
-    from playground.stages import trl_bridge
-    from playground.stages.probes import prober
+    from playground.stages import proofs, trl_bridge, trl_trainers
+    from playground.stages.probes import prober, prompts_of
 
     base, dataset = base_of(run), dataset_of(run)
     renderer = Renderer(base.folder)
@@ -158,26 +49,34 @@ def main(settings: SFTSettings, run: Run) -> None:
     left_out = dataset.train - len(rows[0])
     if not rows[0]:
         raise StageError(f"No row has an answer left within {settings.max_length} tokens; raise the longest row.")
-
+    rows[1].sort(key=lambda row: len(row.ids))
+    print(
+        f"{len(rows[0])} rows, {len(rows[1])} held out; {left_out} left out: nothing to learn, or the template refuses"
+    )
+    run.write_proofs([])
+    proofs.prove(run, proofs.same_model(run, renderer), proofs.ends_learned(rows[0], renderer))
+    where, model = training.open_model(settings, run, base)
+    proofs.prove(run, proofs.only_adapters(model))
+    arguments = trl_bridge.arguments(settings, where, run, bool(rows[1]))
+    trainer = trl_trainers.sft_trainer(model, loading.load_tokenizer(base), arguments, rows)
     heed_stop(run)
-    run.update(phase="loading the model")
-    set_seed(settings.seed)
-    where = loading.placement(settings.quantization)
-    lora = (settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_targets)
-    model = loading.attach_lora(loading.load_base(base, where), *lora)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"{base.title} on {where}: {trainable:,} trainable parameters, {len(rows[0])} rows, {len(rows[1])} held out")
-    print(f"{left_out} rows left out: nothing to learn within {settings.max_length} tokens, or refused by the template")
 
-    prompts = [line.strip() for line in settings.probe_prompts.splitlines() if line.strip()][:5]
-    heed_stop(run)
-    probe = prober(renderer, prompts, settings.probe_tokens, run)
-    metrics = trl_bridge.train_sft(model, loading.load_tokenizer(base), settings, where, run, rows, probe)
-
+    probe = prober(renderer, prompts_of(settings.probe_prompts), settings.probe_tokens, run)
+    metrics = trl_bridge.train(trainer, run, trl_bridge.RunCallback(run, METRICS, probe, settings.probe_steps))
     run.update(phase="saving")
     loading.save_adapter(model, base, renderer.template, run.adapter)
-    run.write_receipt(
-        {"metrics": metrics, "placement": str(where), "trainable_parameters": trainable, "rows_left_out": left_out}
-    )
+    receipt = {"metrics": metrics, "placement": str(where), "trainable_parameters": training.trainable(model)}
+    run.write_receipt({**receipt, "rows_left_out": left_out})
     if not run.stop_requested():
         trl_bridge.drop_checkpoints(run)
+
+
+def outcome(run: Run) -> str:
+    """How the run ended, in one sentence for the page."""
+    held = [event["values"]["eval_loss"] for event in run.metrics() if event["values"].get("eval_loss") is not None]
+    steps = run.receipt().get("metrics", {}).get("step", 0)
+    if len(held) == 1:
+        return f"Trained {steps} steps; the held-out loss was not measured at the end."
+    if not held:
+        return f"Trained {steps} steps; nothing was held out, so there is no independent loss."
+    return f"Held-out loss {held[0]:.2f} → {held[-1]:.2f} ({held[-1] / held[0] - 1:+.0%}) after {steps} steps."

@@ -1,8 +1,7 @@
-"""The one place that knows TRL's trainers: arguments, progress, probes, stop, checkpoints and what their defaults get
-wrong here.
+"""The one place that knows how TRL's trainers are run: arguments, progress, probes, stop, checkpoints and what their
+defaults get wrong here.
 
-TRL 1.16's defaults mean bf16 on CPU, bf16 adapters on a 4-bit base, loss filters that hide NaN, and an LM head over
-every position where no Triton is. Each is put right below, next to its reason.
+TRL 1.16's defaults mean bf16 on CPU and loss filters that hide NaN. Each is put right below, next to its reason.
 """
 
 import contextlib
@@ -12,121 +11,29 @@ import resource
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
-from trl import SFTConfig, SFTTrainer
+from transformers import TrainerCallback, set_seed
 
-from playground.data.rendering import Encoded
-from playground.models.loading import Placement, fp32_adapters, quiet_libraries
+from playground.models.loading import Placement, quiet_libraries
 from playground.runs.run import Run
 from playground.stages.inputs import StageError, Stopped, heed_stop
 
 if TYPE_CHECKING:
-    from datasets import Dataset as Table
+    from playground.stages.training import TrainingSettings
 
-    from playground.stages.sft import SFTSettings
-
-HEAD_ROWS = 1024  # positions per LM-head product: 1024 × 49k logits in fp32 are 200 MB
-SHOWN = {
-    "loss",
-    "mean_token_accuracy",
-    "grad_norm",
-    "learning_rate",
-    "num_tokens",
-    "entropy",
-    "eval_loss",
-    "eval_mean_token_accuracy",
-}
-
-
-class LengthGroups(torch.utils.data.Sampler[int]):
-    """Rows of like length share a batch (on short chats a third less padding), batches in random order.
-
-    The order depends on seed and epoch alone, so that a resumed run sees the rows it would have seen; transformers'
-    own sampler draws from the global generator and goes from long to short.
-    """
-
-    def __init__(self, lengths: list[int], batch: int, seed: int):
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The trainer says so at the start of each epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        random = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-        order = torch.randperm(len(self), generator=random).tolist()
-        pool = 8 * self.batch  # sorted eight batches at a time: alike enough, and no two epochs alike
-        pools = [sorted(order[i : i + pool], key=self.lengths.__getitem__) for i in range(0, len(order), pool)]
-        rows = [row for rows in pools for row in rows]
-        batches = [rows[i : i + self.batch] for i in range(0, len(rows), self.batch)]
-        full = [batch for batch in batches if len(batch) == self.batch]
-        shuffled = [full[i] for i in torch.randperm(len(full), generator=random).tolist()]
-        return iter([row for batch in shuffled + batches[len(full) :] for row in batch])
-
-
-class AssistantLossTrainer(SFTTrainer):
-    """TRL's SFTTrainer whose CPU loss runs the LM head on learned positions only (TRL does so where Triton is)."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroups:
-        lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]
-        update = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroups(lengths, update, self.args.seed)
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        if return_outputs or inputs["input_ids"].device.type != "cpu":
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        mode = "train" if self.model.training else "eval"
-        loss, correct, count = assistant_loss(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-        self._metrics[mode]["mean_token_accuracy"].append(correct / max(count, 1))
-        if mode == "train":
-            self._total_train_tokens += int(inputs["attention_mask"].sum())
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        return loss / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
-
-
-def assistant_loss(
-    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, int, int]:
-    """(summed loss, right guesses, targets): -Σ log p(labels[t+1] | ids[≤t]) over targets that are not -100.
-
-    All inputs (B, T), padded on the right; loss in nats, a scalar with gradient.
-    """
-    causal_lm = model.get_base_model()
-    hidden = causal_lm.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-    target = labels[:, 1:]
-    wanted = target != -100  # (B, T-1)
-    hidden, target = hidden[:, :-1][wanted], target[wanted]  # (N, H), (N,)
-    head = causal_lm.get_output_embeddings()
-
-    def part(rows: torch.Tensor, goal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = head(rows).float()
-        right = (logits.detach().argmax(-1) == goal).sum()
-        return torch.nn.functional.cross_entropy(logits, goal, reduction="sum"), right
-
-    loss, correct = hidden.sum() * 0, 0  # keeps a gradient path where a batch has no target at all
-    for rows, goal in zip(hidden.split(HEAD_ROWS), target.split(HEAD_ROWS), strict=True):
-        many = len(target) > HEAD_ROWS  # then recompute each part's logits in backward instead of keeping all
-        value, right = checkpoint(part, rows, goal, use_reentrant=False) if many else part(rows, goal)
-        loss, correct = loss + value, correct + int(right)
-    return loss, correct, len(target)
+Probe = Callable[[Any, int], None]
 
 
 class RunCallback(TrainerCallback):
     """Writes progress, metrics and probe answers into the run folder, and carries the Stop button in."""
 
-    def __init__(self, run: Run, probe: Callable[[Any, int], None], probe_steps: int):
+    def __init__(self, run: Run, metrics: Collection[str], probe: Probe | None = None, probe_steps: int = 0):
         self.run, self.probe, self.probe_steps = run, probe, probe_steps
+        self.shown = {*metrics, "num_tokens", "entropy"}
         self.last: dict[str, float] = {}
         self.seconds: dict[str, list[float]] = {"step": [], "probe": [], "held-out": []}
         self.since = time.monotonic()
@@ -154,8 +61,13 @@ class RunCallback(TrainerCallback):
         self.since = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        values = {name: float(value) for name, value in (logs or {}).items() if name in SHOWN}
+        values = {
+            name: float(value) for name, value in (logs or {}).items() if name.removeprefix("eval_") in self.shown
+        }
         kind = "eval" if any(name.startswith("eval_") for name in values) else "train"
+        prefix = "eval_" if kind == "eval" else ""
+        if abs(values.get(f"{prefix}rewards/margins", 1.0)) < 1e-4:
+            values.pop(f"{prefix}rewards/accuracies", None)  # neither side is ahead yet: there is nothing to count
         if not values:
             return
         self.run.log(kind, state.global_step, values)
@@ -171,12 +83,14 @@ class RunCallback(TrainerCallback):
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in (0, state.max_steps):  # before the first step and after the last nothing would be lost
             heed_stop(self.run)
-        self.run.update(phase="measuring the held-out loss")
+        self.run.update(phase="measuring the held-out rows")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds["held-out"].append(time.monotonic() - self.since)
 
     def _probe(self, model: Any, step: int) -> None:
+        if self.probe is None:
+            return
         before = time.monotonic()
         self.probe(model, step)
         self.seconds["probe"].append(time.monotonic() - before)
@@ -192,10 +106,10 @@ class RunCallback(TrainerCallback):
         self.run.update(phase="training", step=state.global_step, total=state.max_steps, eta=eta)
 
 
-def sft_arguments(settings: "SFTSettings", where: Placement, run: Run, has_heldout: bool) -> SFTConfig:
-    """SFTConfig for this machine: what the settings say, and what TRL's defaults get wrong on a CPU."""
+def arguments(settings: "TrainingSettings", where: Placement, run: Run, has_heldout: bool) -> dict[str, Any]:
+    """Arguments of any TRL trainer here: what the settings say, and what the defaults get wrong on a CPU."""
     cuda = where.device == "cuda"
-    return SFTConfig(
+    return dict(
         output_dir=str(run.folder / "checkpoints"),
         # what the person chose
         learning_rate=settings.learning_rate,
@@ -233,51 +147,32 @@ def sft_arguments(settings: "SFTSettings", where: Placement, run: Run, has_heldo
     )
 
 
-def table(rows: list[Encoded]) -> "Table":
-    """Our tokens and labels as the dataset TRL takes; it finds them tokenized and changes nothing."""
-    from datasets import Dataset as Table
-    from datasets.utils.logging import disable_progress_bar
+def train(trainer: Any, run: Run, callback: RunCallback, start: dict[str, float] | None = None) -> dict[str, Any]:
+    """Trains in place, from the run's last checkpoint if it has one; returns the last metrics and what it cost.
 
-    disable_progress_bar()
-    return Table.from_dict({"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]})
-
-
-def train_sft(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: "SFTSettings",
-    where: Placement,
-    run: Run,
-    rows: list[list[Encoded]],
-    probe: Callable[[Any, int], None],
-) -> dict[str, Any]:
-    """Trains `model`'s LoRA on rows (train, held-out) in place; returns the last metrics and what it cost."""
+    start: the held-out values at step 0, where they are known without measuring.
+    """
     quiet_libraries()
-    train_rows, heldout_rows = rows
     resumed = last_checkpoint(run.folder / "checkpoints")
+    run.forget_after(int(resumed.name.rsplit("-", 1)[1]) if resumed else -1)  # what an interrupted try left behind
     if resumed:
-        run.forget_after(int(resumed.name.rsplit("-", 1)[1]))
-    arguments = sft_arguments(settings, where, run, bool(heldout_rows))
-    arguments.eval_on_start = arguments.eval_on_start and resumed is None
-    callback = RunCallback(run, probe, settings.probe_steps)
-    trainer = AssistantLossTrainer(
-        model,
-        args=arguments,
-        processing_class=tokenizer,
-        callbacks=[callback],
-        train_dataset=table(train_rows),
-        eval_dataset=table(sorted(heldout_rows, key=lambda row: len(row.ids))) if heldout_rows else None,
-    )
+        trainer.args.eval_on_start = False
+    elif start:
+        run.log("eval", 0, start)
+    trainer.add_callback(callback)
     for noisy in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
         trainer.remove_callback(noisy)
-    fp32_adapters(trainer.model)  # TRL has cast the adapters of a 4-bit base to bf16; the optimizer is made in train()
-    set_seed(settings.seed)
+    set_seed(trainer.args.seed)
     before = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    if heldout_rows and not run.stop_requested() and not _just_evaluated(trainer):
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    except Stopped:
+        if trainer.state.global_step == 0:  # else it was in the measurement after the last step: the weights are good
+            raise
+    if trainer.eval_dataset is not None and not run.stop_requested() and not just_evaluated(trainer):
         with contextlib.suppress(Stopped):
             trainer.evaluate()
-    if not _just_evaluated(trainer):  # stopped: what was measured before is not of these weights
+    if not just_evaluated(trainer):  # stopped: what was measured before is not of these weights
         callback.last = {name: value for name, value in callback.last.items() if not name.startswith("eval_")}
     return {
         **callback.last,
@@ -287,7 +182,7 @@ def train_sft(
     }
 
 
-def _just_evaluated(trainer: SFTTrainer) -> bool:
+def just_evaluated(trainer: Any) -> bool:
     """True if the last held-out measurement was made at the last step."""
     evaluated = [log["step"] for log in trainer.state.log_history if "eval_loss" in log]
     return bool(evaluated) and evaluated[-1] == trainer.state.global_step

@@ -9,7 +9,9 @@ import gradio as gr
 
 from playground.models import catalog
 from playground.runs.run import Run, list_runs
-from playground.tabs import fetching
+from playground.stages import launch
+from playground.stages.inputs import WEIGHTS
+from playground.tabs import fetching, view
 
 START = "base"
 Turns = list[dict[str, str]]
@@ -97,9 +99,9 @@ def _bot(label: str, empty: str, elem_id: str) -> gr.Chatbot:
 def choices() -> list[tuple[str, str]]:
     """(label, id) of the starting checkpoint and every run that has weights, newest first."""
     tuned = [
-        (f"{run.name} ({run.request['stage']} of {run.request['base_title']})", run.id)
+        (view.lineage(run), run.id)
         for run in reversed(list_runs())
-        if (run.adapter / "adapter_model.safetensors").exists()
+        if launch.stage(run.request["stage"]).ANSWERS and (run.adapter / WEIGHTS).exists()
     ]
     return [("the starting model", START), *tuned]
 

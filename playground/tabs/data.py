@@ -15,9 +15,10 @@ from playground.runs.run import list_runs
 from playground.tabs import html
 from playground.tabs.rows import PAGE, Looked, preview_html, views
 
-INTRO = f"""Bring conversations that show the manner you want. Each row needs a question and an answer, written in any
-of these ways: `messages`, `prompt` and `completion`, Alpaca (`instruction`, `output`), ShareGPT (`conversations`), in a
-JSONL, JSON, CSV, TSV or Parquet file of at most {LIMITS.file_bytes // 1_000_000} MB and {LIMITS.rows:,} rows."""
+INTRO = f"""Bring **conversations** that show the manner you want, for fine-tuning: `messages`, `prompt` and
+`completion`, Alpaca (`instruction`, `output`) or ShareGPT (`conversations`). Or bring **preference pairs**, for the
+reward model and DPO: `prompt`, `chosen` and `rejected`, two whole conversations, or transcripts as HH-RLHF has them.
+JSONL, JSON, CSV, TSV or Parquet, at most {LIMITS.file_bytes // 1_000_000} MB and {LIMITS.rows:,} rows."""
 
 
 @dataclass
@@ -85,11 +86,12 @@ def _rows() -> tuple[gr.Slider, gr.Slider, gr.Dropdown, gr.BarPlot, gr.HTML]:
     """The rows as chat and as tokens, and how to look at them."""
     gr.Markdown(
         "## What the model will see and what it learns\n"
-        "Coloured and underlined tokens are learned; grey ones are only read."
+        "Coloured and underlined tokens are learned; grey ones are only read. Of a pair, the chosen answer is green "
+        "and the rejected one red: it is learned from, too."
     )
     with gr.Row():
         first = gr.Slider(1, 2, value=1, step=1, label="First row shown", info=f"{PAGE} rows at a time.")
-        info = "Tokens; what is longer is cut, here as in training."
+        info = "Tokens; longer conversations are cut and longer pairs left out, here as in training."
         limit = gr.Slider(16, 4096, value=512, step=16, label="Longest row", info=info)
         info = "The model you will train; each has its own template and tokens."
         ref = gr.Dropdown(catalog.choices(), value=EMBEDDED, allow_custom_value=True, label="Tokens of", info=info)
@@ -100,7 +102,8 @@ def _rows() -> tuple[gr.Slider, gr.Slider, gr.Dropdown, gr.BarPlot, gr.HTML]:
 
 def choices() -> list[tuple[str, str]]:
     """(label, id) of every dataset."""
-    return [(f"{d.name} ({d.train} + {d.heldout} rows)", d.id) for d in library.datasets()]
+    what = {"sft": "rows", "preference": "pairs"}
+    return [(f"{d.name} ({d.train} + {d.heldout} {what[d.kind]})", d.id) for d in library.datasets()]
 
 
 def _open_file(path: str | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
@@ -152,7 +155,8 @@ def _save(looked: Looked | None, name: str) -> Any:
         made = library.store(looked.report, name.strip() or Path(looked.title).stem, looked.title)
     except ValueError as error:
         raise gr.Error(str(error)) from error
-    gr.Info(f"Kept as {made.name}. Next: the Fine-tune tab.")
+    next_tab = "Fine-tune" if made.kind == "sft" else "Reward model or the DPO"
+    gr.Info(f"Kept as {made.name}. Next: the {next_tab} tab.")
     return gr.Dropdown(choices=choices(), value=made.id)
 
 

@@ -40,7 +40,7 @@ def listing_html() -> str:
             [
                 request["name"],
                 request["stage"],
-                request["base_title"],
+                view.lineage(run),
                 request["dataset"]["name"],
                 view.WORDS[status.state],
                 where,
@@ -48,7 +48,7 @@ def listing_html() -> str:
         )
     if not rows:
         return html.tag("p", EMPTY, "pg-note")
-    return html.table(["Run", "Stage", "Starting model", "Data", "State", "Step"], rows)
+    return html.table(["Run", "Stage", "What it is made of", "Data", "State", "Step"], rows)
 
 
 def details_html(run_id: str | None) -> str:

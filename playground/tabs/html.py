@@ -19,10 +19,16 @@ STYLE = """
   overflow-wrap: anywhere}
 .pg-tokens span {border-radius: .2rem; padding: .1rem 0}
 .pg-grey {color: var(--body-text-color-subdued)}
-.pg-learned {background: #d1fae5; color: #064e3b; box-shadow: inset 0 -2px 0 #059669}
-.dark .pg-learned {background: #064e3b; color: #d1fae5; box-shadow: inset 0 -2px 0 #34d399}
+.pg-learned, .pg-chosen {background: #d1fae5; color: #064e3b; box-shadow: inset 0 -2px 0 #059669}
+.dark .pg-learned, .dark .pg-chosen {background: #064e3b; color: #d1fae5; box-shadow: inset 0 -2px 0 #34d399}
 button[role=tab].selected {color: var(--primary-600) !important}
 .dark button[role=tab].selected {color: var(--primary-400) !important}
+.pg-rejected {background: #fee2e2; color: #7f1d1d; box-shadow: inset 0 -2px 0 #dc2626}
+.dark .pg-rejected {background: #7f1d1d; color: #fee2e2; box-shadow: inset 0 -2px 0 #f87171}
+.pg-turn.pg-lost {border-left-color: #dc2626}
+.pg-reading {margin: 0 0 .6rem; font-size: .9rem}
+.pg-list {margin: .2rem 0 .4rem; padding-left: 1.2rem}
+details summary {cursor: pointer}
 .html-container {padding: 0 !important}
 table.pg-table, table.pg-table thead, table.pg-table tbody, table.pg-table tr {border: 0 !important}
 table.pg-table {width: 100%; border-collapse: collapse}
@@ -46,6 +52,11 @@ def box(inner: list[str], css: str = "", name: str = "div") -> str:
 def live(inner: list[str]) -> str:
     """A box whose changes screen readers announce."""
     return f'<div role="status" aria-live="polite">{"".join(inner)}</div>'
+
+
+def details(summary: str, inner: list[str], opened: bool = False) -> str:
+    """Elements that unfold under a line of text."""
+    return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{''.join(inner)}</details>"
 
 
 def bar(share: float, label: str) -> str:
@@ -82,12 +93,29 @@ def conversation(messages: list[dict[str, str]]) -> str:
     )
 
 
-def tokens(texts: list[str], learned: list[bool]) -> str:
-    """Tokens one by one: what is learned coloured and underlined, the rest grey."""
+def answer(side: str, text: str) -> str:
+    """One side of a pair as a chat turn, named."""
+    inner = [tag("strong", side), "<br>", escape(text).replace("\n", "<br>")]
+    return box(inner, f"pg-turn pg-{'assistant' if side == 'chosen' else 'lost'}")
+
+
+def tokens(texts: list[str], learned: list[bool], css: str = "pg-learned") -> str:
+    """Tokens one by one: what is learned coloured and underlined (as `css` says), the rest grey."""
     spans = []
     for text, learn in zip(texts, learned, strict=True):
         shown = escape(text).replace("\n", "⏎\n")
-        spans.append(f'<span class="{"pg-learned" if learn else "pg-grey"}">{shown}</span>')
+        spans.append(f'<span class="{css if learn else "pg-grey"}">{shown}</span>')
+    return box(spans, "pg-tokens")
+
+
+def heat(texts: list[str], shares: list[float], values: list[float]) -> str:
+    """Tokens on a ground from orange (-1) over nothing (0) to blue (1), each with its value to point at."""
+    spans = []
+    for text, share, value in zip(texts, shares, values, strict=True):
+        strength = round(100 * min(1.0, abs(share)) * 0.55)
+        colour = f"color-mix(in srgb, {'#3b82f6' if share > 0 else '#f97316'} {strength}%, transparent)"
+        shown = escape(text).replace("\n", "⏎\n")
+        spans.append(f'<span style="background: {colour}" title="{value:+.2f}">{shown}</span>')
     return box(spans, "pg-tokens")
 
 

@@ -13,7 +13,7 @@ from playground.models import catalog
 from playground.runs import queue
 from playground.runs.run import list_runs
 from playground.stages import launch
-from playground.tabs import chat, data, fetching, history, html, stage, start, view
+from playground.tabs import chat, data, explorer, fetching, history, html, stage, start, view
 
 TICK_SECONDS = 1.5
 
@@ -32,6 +32,8 @@ def build() -> gr.Blocks:
             for name in launch.STAGES:
                 with gr.Tab(launch.stage(name).TITLE, id=name):
                     stage_tabs.append(stage.build(name))
+            with gr.Tab("Score", id="score") as score_tab:
+                scores = explorer.build()
             with gr.Tab("Chat", id="chat") as chat_tab:
                 pickers = chat.build()
             with gr.Tab("Runs", id="runs") as runs_tab:
@@ -40,6 +42,7 @@ def build() -> gr.Blocks:
         for button, target in zip(steps, ("data", "sft", "chat"), strict=True):
             button.click(lambda target=target: gr.Tabs(selected=target), None, tabs, api_visibility="private")
         chat_tab.select(chat.refresh, pickers, pickers[:2], api_visibility="private", show_progress="hidden")
+        score_tab.select(explorer.refresh, scores[0], scores, api_visibility="private", show_progress="hidden")
         runs_tab.select(
             lambda: [history.listing_html(), gr.Dropdown(choices=history.choices())],
             None,
@@ -81,7 +84,7 @@ def _keep_fresh(page: gr.Blocks, now: gr.HTML, stage_tabs: list[stage.StageTab])
     outputs: list[Any] = [now, said]
     for tab in stage_tabs:
         inputs += [tab.picker, tab.seen]
-        outputs += [tab.picker, *tab.outputs]
+        outputs += [tab.picker, tab.parent, *tab.outputs]
 
     def tick(before: str, *rest: Any) -> list[Any]:
         words = now_html()

@@ -9,11 +9,12 @@ import gradio as gr
 import pandas as pd
 
 from playground.data import library
+from playground.data.pairs import SIDES, Pair
 from playground.data.rendering import Renderer, RenderError
-from playground.data.report import Lengths, Report, Row, measure, some
+from playground.data.report import Lengths, Report, encoded_sides, measure, some
 from playground.models import catalog
 from playground.models.catalog import EMBEDDED
-from playground.statistics import quantile
+from playground.statistics import quantile, wilson, wins
 from playground.tabs import fetching, hosting, html
 
 PAGE = 4  # rows shown at a time
@@ -25,7 +26,7 @@ class Looked:
     """What the visitor is looking at: a file's report, or a stored dataset's rows."""
 
     title: str
-    rows: list[Row]
+    rows: list[Any]
     report: Report | None = None
 
 
@@ -45,6 +46,7 @@ def views(looked: Looked | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
         if len(looked.rows) > MOST_MEASURED:
             lines.append(html.tag("p", f"Tokens are counted for the first {MOST_MEASURED:,} rows.", "pg-note"))
         lines += _token_words(found, limit)
+        lines += _length_words(found.sides) if isinstance(looked.rows[0], Pair) else []
         tokens = found.tokens
     elif words:
         lines.append(html.tag("p", words, "pg-note"))
@@ -75,9 +77,15 @@ def _token_words(found: Lengths, limit: int) -> list[str]:
     if found.tokens:
         middle, longest = quantile(found.tokens, 0.5), max(found.tokens)
         learned = sum(found.learned) / max(1, sum(found.tokens))
-        lines.append(f"Tokens a row: {middle} in the middle, {longest} at most; {learned:.0%} of them are learned.")
+        lines.append(
+            f"Tokens a conversation: {middle} in the middle, {longest} at most; {learned:.0%} of them are learned."
+        )
     if found.cut:
         lines.append(f"{len(found.cut)} rows are longer than {limit} tokens and lose their end: row {some(found.cut)}.")
+    if found.too_long:
+        lines.append(
+            f"{len(found.too_long)} pairs are longer than {limit} tokens and left out: row {some(found.too_long)}."
+        )
     if found.unlearnable:
         lines.append(
             f"{len(found.unlearnable)} of these have nothing left to learn and are left out: "
@@ -91,6 +99,19 @@ def _token_words(found: Lengths, limit: int) -> list[str]:
             f"already: row {some(found.control)}."
         )
     return [html.tag("p", line) for line in lines]
+
+
+def _length_words(sides: list[tuple[int, int]]) -> list[str]:
+    """What length alone would tell: a model learns that first, if it is the easiest thing to learn."""
+    if not sides:
+        return []
+    chosen, rejected = (sum(column) / len(sides) for column in zip(*sides, strict=True))
+    longer = wilson(wins(c - r for c, r in sides), len(sides))
+    words = f"Chosen answers have {chosen:.0f} tokens on average, rejected ones {rejected:.0f}; "
+    words += f"the longer one is chosen in {longer}."
+    if abs(longer.rate - 0.5) > 0.1:
+        words += " Length alone tells many pairs apart, so a model may learn length instead of what you mean."
+    return [html.tag("p", words)]
 
 
 def _bars(tokens: list[int]) -> gr.BarPlot:
@@ -107,18 +128,33 @@ def preview_html(looked: Looked | None, first: int, limit: int, ref: str = EMBED
     renderer, _ = _renderer(ref)
     parts = []
     for row in looked.rows[int(first) - 1 : int(first) - 1 + PAGE]:
-        inner = [html.tag("p", f"Row {row.row}", "pg-note"), html.conversation(row.messages)]
-        if renderer:
-            try:
-                encoded = renderer.encode(row.messages)
-                kept = encoded.cut(limit)
-                inner.append(html.tokens(kept.texts, kept.learned))
-                if len(encoded.ids) > limit:
-                    inner.append(html.tag("p", f"{len(encoded.ids) - limit} tokens are cut off here.", "pg-note"))
-            except RenderError as error:
-                inner.append(html.tag("p", f"This row is left out: {error}.", "pg-note"))
-        parts.append(html.box(inner, "pg-row"))
+        inner = [html.tag("p", f"Row {row.row}", "pg-note")]
+        if isinstance(row, Pair):
+            inner += [html.conversation(row.prompt), *(html.answer(side, getattr(row, side)) for side in SIDES)]
+        else:
+            inner.append(html.conversation(row.messages))
+        parts.append(html.box(inner + (_tokens(row, renderer, limit) if renderer else []), "pg-row"))
     return html.box(parts)
+
+
+def _tokens(row: Any, renderer: Renderer, limit: int) -> list[str]:
+    """The tokens of a conversation, or of both sides of a pair, and what the limit does to them."""
+    try:
+        sides = encoded_sides(row, renderer)
+    except RenderError as error:
+        return [html.tag("p", f"This row is left out: {error}.", "pg-note")]
+    longest = max(len(encoded.ids) for encoded in sides)
+    if len(sides) == 1:
+        kept = sides[0].cut(limit)
+        parts = [html.tokens(kept.texts, kept.learned)]
+        return parts + (
+            [html.tag("p", f"{longest - limit} tokens are cut off here.", "pg-note")] if longest > limit else []
+        )
+    chosen, rejected = sides
+    start = rejected.start  # the prompt is the same: it is shown once
+    parts = [html.tokens(chosen.texts, chosen.learned, "pg-chosen")]
+    parts.append(html.tokens(rejected.texts[start:], rejected.learned[start:], "pg-rejected"))
+    return parts + ([html.tag("p", "This pair is too long and left out.", "pg-note")] if longest > limit else [])
 
 
 def _renderer(ref: str) -> tuple[Renderer | None, str]:

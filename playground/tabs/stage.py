@@ -12,10 +12,12 @@ from playground.runs import queue
 from playground.runs import run as runs
 from playground.runs.run import Run
 from playground.stages import launch
+from playground.stages.inputs import WEIGHTS
 from playground.tabs import fetching, form, hosting, view
 
 OWN = "(your own settings)"
-IN_VIEW = 2  # curves shown open; the others wait in an accordion
+FRESH = "(a new adapter on the starting model)"
+IN_VIEW = 4  # curves shown open, two beside each other; the others wait in an accordion
 
 
 @dataclass
@@ -25,6 +27,7 @@ class StageTab:
     stage: str
     picker: gr.Dropdown
     data: gr.Dropdown
+    parent: gr.Dropdown
     outputs: list[gr.components.Component]
     seen: gr.State
 
@@ -44,15 +47,18 @@ def build(stage: str) -> StageTab:
         return gr.Dropdown(choices=run_choices(stage), value=started.id)
 
     start.click(press, inputs_kwargs=fields, outputs=picker, api_name=f"start_{stage}", concurrency_limit=2)
-    return StageTab(stage, picker, fields["data"], outputs, seen)
+    return StageTab(stage, picker, fields["data"], fields["parent"], outputs, seen)
 
 
 def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Button]:
     """Model, data, preset, name and every setting; fields by name."""
     presets = launch.presets(module.NAME)
     fields: dict[str, gr.components.Component] = {}
-    fields["data"] = gr.Dropdown(
-        data_choices(module.COLUMNS), label="Data", info="Rows to learn from; add your own in the Data tab."
+    fields["data"] = gr.Dropdown(  # both lists grow after the page opened: a name is checked when the run is asked for
+        data_choices(module.COLUMNS),
+        allow_custom_value=True,
+        label="Data",
+        info="Rows to learn from; add your own in the Data tab.",
     )
     fields["base"] = gr.Dropdown(
         catalog.choices(),
@@ -60,6 +66,13 @@ def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Bu
         allow_custom_value=True,
         label="Starting model",
         info="Pick one." if hosting.on_space() else "Pick one, or type any Hub id, folder or .gguf file.",
+    )
+    fields["parent"] = gr.Dropdown(
+        parent_choices(),
+        value=FRESH,
+        allow_custom_value=True,
+        label="Continue from",
+        info="A run whose weights are trained further, on its own base; then the starting model above is not asked.",
     )
     fields["preset"] = gr.Dropdown(
         [OWN, *presets], value=OWN, label="Preset", info="Settings that are known to work; choosing one fills the form."
@@ -75,27 +88,32 @@ def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Bu
         entry = presets[chosen]
         values = module.Settings.parse(entry["settings"]).values()
         filled: dict[Any, Any] = {settings[name]: value for name, value in values.items()}
-        return {**filled, about: entry["about"], fields["data"]: library.find(entry["data"]).id}
+        data = library.find(entry["data"], module.COLUMNS).id
+        parent = next((value for _, value in parent_choices(entry.get("parent", FRESH)) if value != FRESH), FRESH)
+        return {**filled, about: entry["about"], fields["data"]: data, fields["parent"]: parent}
 
-    fields["preset"].change(
-        fill, fields["preset"], [*settings.values(), about, fields["data"]], api_visibility="private"
-    )
+    filled = [*settings.values(), about, fields["data"], fields["parent"]]
+    fields["preset"].change(fill, fields["preset"], filled, api_visibility="private")
     return {**fields, **settings}, start
 
 
 def _start(stage: str, named: dict[str, Any]) -> Run:
     """Checks and queues a run; what is wrong becomes a message on the page."""
-    ref, data, name, preset = (named.pop(key) for key in ("base", "data", "name", "preset"))
+    ref, data, name, preset, chosen = (named.pop(key) for key in ("base", "data", "name", "preset", "parent"))
     try:
         if not data:
             raise ValueError("Choose data first; the Data tab takes your own.")
+        parent = runs.find(chosen) if chosen and chosen != FRESH else None
+        identity = parent.request["base_identity"] if parent else None
+        ref = parent.request["base"] if parent else ref
         hosting.check_ref(ref)
         values = launch.stage(stage).Settings.parse(named).values()
         if wait := fetching.ready_or_fetch(ref):
             raise ValueError(wait)
         name = (name or "").strip() or None
         used = None if preset == OWN else preset
-        return launch.launch(stage, catalog.prepare(ref), library.find(data), values, name, used)
+        dataset = library.find(data, launch.stage(stage).COLUMNS)
+        return launch.launch(stage, catalog.prepare(ref, identity=identity), dataset, values, name, used, parent)
     except ValueError as error:
         raise gr.Error(str(error), duration=None) from error
 
@@ -107,40 +125,49 @@ def _run_view(stage: str) -> tuple[gr.Dropdown, list[gr.components.Component], g
     with gr.Row():
         stop = gr.Button("Stop and save", variant="stop", size="sm")
         resume = gr.Button("Resume", size="sm")
-    metrics = view.metrics_of(stage)
-    plots = [_plot(metric, metrics[metric]) for metric in list(metrics)[:IN_VIEW]]
-    gr.Markdown("## The model changes as it learns")
-    probes = gr.HTML(view.probes_html(None), padding=False)
+    plots, readings = _plots(stage, list(view.metrics_of(stage))[:IN_VIEW])
+    probes = gr.HTML(view.probes_html(None), padding=False, visible=launch.stage(stage).ANSWERS)
     with gr.Accordion("More curves", open=False):
-        plots += [_plot(metric, metrics[metric]) for metric in list(metrics)[IN_VIEW:]]
+        more, words = _plots(stage, list(view.metrics_of(stage))[IN_VIEW:])
     with gr.Accordion("Log", open=False):
         log = gr.Textbox(label="End of the log", lines=10, max_lines=10, interactive=False, autoscroll=True)
     stop.click(_stop, picker, None, api_visibility="private", concurrency_limit=None)  # unqueued, its toast is lost
     gr.api(stop_run, api_name=f"stop_{stage}", queue=False)  # the picker knows only the runs that its own page has seen
     resume.click(_resume, picker, None, api_visibility="private", queue=False)
     seen = gr.State(None)
-    outputs = [status, *plots, probes, log, seen]
+    outputs = [status, *plots, *more, *readings, *words, probes, log, seen]
     picker.change(
         lambda run_id: shown(stage, run_id), picker, outputs, api_visibility="private", show_progress="hidden"
     )
     return picker, outputs, seen
 
 
-def _plot(metric: str, words: str) -> gr.LinePlot:
-    with gr.Column():
-        gr.Markdown(f"**{metric}** — {words}")
-        return gr.LinePlot(
-            x="step",
-            y=metric,
-            color="series",
-            height=220,
-            x_title="Step",
-            y_title=metric,
-            color_map={"training": "#6366f1", "held-out": "#d97706"},
-            elem_id=f"plot-{metric}",
-            show_label=False,
-            label=metric,
-        )
+def _plots(stage: str, metrics: list[str]) -> tuple[list[gr.LinePlot], list[gr.HTML]]:
+    """Curves two beside each other, each under what it means and over what it says now."""
+    plots, readings = [], []
+    for start in range(0, len(metrics), 2):
+        with gr.Row():
+            for metric in metrics[start : start + 2]:
+                with gr.Column(min_width=280):
+                    gr.Markdown(f"**{metric}** — {view.metrics_of(stage)[metric]}")
+                    plots.append(_plot(stage, metric))
+                    readings.append(gr.HTML(padding=False))
+    return plots, readings
+
+
+def _plot(stage: str, metric: str) -> gr.LinePlot:
+    return gr.LinePlot(
+        x="step",
+        y=metric,
+        color="series",
+        height=220,
+        x_title="Step",
+        y_title=metric,
+        color_map={"training": "#6366f1", "held-out": "#d97706"},
+        elem_id=f"plot-{stage}-{metric.replace('/', '-')}",
+        show_label=False,
+        label=metric,
+    )
 
 
 def shown(stage: str, run_id: str | None) -> list[Any]:
@@ -148,9 +175,11 @@ def shown(stage: str, run_id: str | None) -> list[Any]:
     run = Run(run_id) if run_id else None
     seen = (look(run), None)  # looked at first: what changes while the files are read is shown by the next tick
     events = run.metrics() if run else []
-    curves = [view.curve(events, metric) for metric in view.metrics_of(stage)]
+    metrics = view.metrics_of(stage)
+    curves = [view.curve(events, metric) for metric in metrics]
+    readings = [view.reading_html(events, metric) for metric in metrics]
     log = run.log_tail() if run else ""
-    return [view.status_html(run), *curves, view.probes_html(run), log, seen]
+    return [view.status_html(run), *curves, *readings, view.probes_html(run), log, seen]
 
 
 def look(run: Run | None) -> tuple[Any, ...]:
@@ -159,23 +188,36 @@ def look(run: Run | None) -> tuple[Any, ...]:
 
 
 def tick(stage: str, run_id: str | None, seen: Any) -> list[Any]:
-    """Values for [picker, *outputs] every second or two; what has not changed is skipped.
+    """Values for [picker, parent, *outputs] every second or two; what has not changed is skipped.
 
-    `seen` is (what was shown of the run, the runs that the picker offers; None: not known)."""
-    choices = run_choices(stage)
+    `seen` is (what was shown of the run, the runs that the pickers offer; None: not known)."""
+    choices, parents = run_choices(stage), parent_choices()
     known = [value for _, value in choices]
     chosen = run_id if run_id in known else (known[0] if known else None)
     looked, offered = seen or (None, None)
-    now = (look(Run(chosen) if chosen else None), choices)
-    picker = gr.skip() if (run_id, offered) == (chosen, choices) else gr.Dropdown(choices=choices, value=chosen)
-    values = [gr.skip()] * (len(view.metrics_of(stage)) + 3) if looked == now[0] else shown(stage, chosen)[:-1]
-    return [picker, *values, gr.skip() if seen == now else now]
+    now = (look(Run(chosen) if chosen else None), (choices, parents))
+    same = offered == now[1]
+    picker = gr.skip() if same and run_id == chosen else gr.Dropdown(choices=choices, value=chosen)
+    parent = gr.skip() if same else gr.Dropdown(choices=parents)
+    values = [gr.skip()] * (2 * len(view.metrics_of(stage)) + 3) if looked == now[0] else shown(stage, chosen)[:-1]
+    return [picker, parent, *values, gr.skip() if seen == now else now]
 
 
 def run_choices(stage: str) -> list[tuple[str, str]]:
     """(label, id) of the stage's runs, newest first."""
     found = [run for run in reversed(runs.list_runs()) if run.request["stage"] == stage]
     return [(run.name, run.id) for run in found]
+
+
+def parent_choices(stage: str | None = None) -> list[tuple[str, str]]:
+    """(label, id) of the runs that can be continued, newest first, behind the choice to continue none."""
+    found = []
+    for run in reversed(runs.list_runs()):
+        made_by, status = run.request["stage"], run.status()
+        weights = launch.stage(made_by).ANSWERS and (run.adapter / WEIGHTS).exists()
+        if weights and not status.active and stage in (None, made_by):
+            found.append((view.lineage(run), run.id))
+    return [(FRESH, FRESH), *found]
 
 
 def data_choices(kind: str) -> list[tuple[str, str]]:

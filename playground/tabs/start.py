@@ -16,7 +16,7 @@ layers on top, each one a training stage that you can run here on a small model 
    the same pairs without a reward model.
 4. **A constitution** writes the preferences down as principles and lets the model criticise and revise itself.
 
-The first layer is open in this version; the others follow.
+Fine-tuning, the reward model and DPO are open in this version; PPO and the constitution follow.
 """
 STEPS = """
 ## Five minutes to a model that changed
@@ -26,6 +26,13 @@ STEPS = """
 2. Open **Fine-tune (SFT)**, choose the preset *pocket-tutor* and press **Start training**. It takes about three minutes
    on two cores. Watch the held-out loss fall and the probe answers change. You can close the page meanwhile.
 3. Open **Chat**, put the starting model on the left and your run on the right, and ask both the same thing.
+
+## And then: preferences
+
+4. Open **Reward model**, choose its preset and train: about five minutes. In **Score**, type two answers to one
+   question and see which it prefers, and after which word it changes its mind.
+5. Open **DPO**, choose its preset, which continues your SFT run, and train. Compare the two in **Chat**; the ticks
+   under the run say what was proven before its first step.
 """
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from playground.runs.run import Run, Status
 from playground.stages import launch
+from playground.stages.reading import curves_of, reading
 from playground.statistics import thin
 from playground.tabs import html
 
@@ -35,7 +36,7 @@ def status_html(run: Run | None) -> str:
     status, request = run.status(), run.request
     lines = [
         html.tag("span", WORDS[status.state], "pg-state"),
-        html.tag("span", f" · {run.name} · {request['dataset']['name']} on {request['base_title']}"),
+        html.tag("span", f" · {lineage(run)} · {request['dataset']['name']}"),
     ]
     parts = [html.box(lines, name="p")]
     if status.active or status.step:
@@ -44,10 +45,12 @@ def status_html(run: Run | None) -> str:
     if status.message:
         parts.append(html.tag("p", status.message))
     if status.state == "finished":
-        parts.append(html.tag("p", _outcome(run)))
-        parts.append(html.tag("p", "Next: ask it something beside its base, in the Chat tab.", "pg-note"))
+        module = launch.stage(request["stage"])
+        parts.append(html.tag("p", module.outcome(run) + _took(run)))
+        parts.append(html.tag("p", f"Next: {module.NEXT[0].lower()}{module.NEXT[1:]}", "pg-note"))
     if status.state == "interrupted":
         parts.append(html.tag("p", "Resume goes on from the last checkpoint.", "pg-note"))
+    parts.append(proofs_html(run))
     return html.live(parts)
 
 
@@ -61,16 +64,45 @@ def progress_words(status: Status) -> str:
     return ", ".join(words).capitalize()
 
 
-def _outcome(run: Run) -> str:
-    held = [event["values"]["eval_loss"] for event in run.metrics() if event["values"].get("eval_loss") is not None]
-    metrics = run.receipt().get("metrics", {})
-    took = f" in {duration(metrics['train_seconds'])}" if "train_seconds" in metrics else ""
-    if len(held) == 1:
-        return f"Trained {metrics.get('step', 0)} steps{took}; the held-out loss was not measured at the end."
-    if not held:
-        return f"Trained {metrics.get('step', 0)} steps{took}; nothing was held out, so there is no independent loss."
-    change = held[-1] / held[0] - 1
-    return f"Held-out loss {held[0]:.2f} → {held[-1]:.2f} ({change:+.0%}) after {metrics.get('step', 0)} steps{took}."
+def _took(run: Run) -> str:
+    seconds = run.receipt().get("metrics", {}).get("train_seconds")
+    return f" Training took {duration(seconds)}." if seconds else ""
+
+
+def proofs_html(run: Run) -> str:
+    """What was proven before the first update, as ticks; open where one failed."""
+    proofs = run.proofs()
+    if not proofs:
+        return ""
+    held = sum(proof["passed"] for proof in proofs)
+    marks = [f"{'✓' if proof['passed'] else '✗'} {proof['name']}: {proof['words']}" for proof in proofs]
+    listed = html.box([html.tag("li", mark) for mark in marks], "pg-list", "ul")
+    return html.details(f"Proven before the first step: {held} of {len(proofs)}", [listed], held < len(proofs))
+
+
+def reading_html(events: list[dict[str, Any]], metric: str) -> str:
+    """What this curve says, in one sentence."""
+    return html.tag("p", reading(metric, curves_of(events)), "pg-reading")
+
+
+def lineage(run: Run) -> str:
+    """The checkpoint in words: its base and every layer on it, oldest first."""
+    layers, request, seen = [], run.request, {run.id}
+    base = request["base_title"]
+    while True:
+        layers.append(f"{request['stage'].upper()}({request['name']})")
+        parent = request.get("parent")
+        if parent is None:
+            break
+        try:
+            if parent["id"] in seen:
+                break
+            seen.add(parent["id"])
+            request = Run(parent["id"]).request
+        except ValueError:
+            layers.append(f"{parent['name']} (deleted)")
+            break
+    return " + ".join([base, *reversed(layers)])
 
 
 def curve(events: list[dict[str, Any]], metric: str) -> pd.DataFrame | None:

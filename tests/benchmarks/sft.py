@@ -54,7 +54,7 @@ def ours(model: str, steps: int, rows: int, length: int) -> list[float]:
         begin, end = trl_bridge.RunCallback.on_step_begin, trl_bridge.RunCallback.on_step_end
         trl_bridge.RunCallback.on_step_begin = lambda *a, **k: (begin(*a, **k), clock.append(time.perf_counter()))[0]
         trl_bridge.RunCallback.on_step_end = lambda *a, **k: (clock.append(time.perf_counter()), end(*a, **k))[1]
-        trl_bridge.sft_arguments = without_heldout(trl_bridge.sft_arguments)
+        trl_bridge.arguments = without_heldout(trl_bridge.arguments)
         sft.main(sft.SFTSettings.parse(run.request["settings"]), run)
     return [after - before for before, after in zip(clock[::2], clock[1::2], strict=True)]
 
@@ -63,10 +63,7 @@ def without_heldout(real):
     """The held-out measurement is no part of a step."""
 
     def arguments(settings, where, run, has_heldout):
-        made = real(settings, where, run, has_heldout)
-        made.eval_on_start = False
-        made.eval_strategy = "no"
-        return made
+        return {**real(settings, where, run, has_heldout), "eval_on_start": False, "eval_strategy": "no"}
 
     return arguments
 
