@@ -102,6 +102,11 @@ def start_run(page: Page, tab: str, data: str, name: str, fields: dict[str, str]
     expect(form.locator("[id$=-status]")).to_contain_text(name, timeout=LONG)
 
 
+def legend(page: Page, stage: str) -> Locator:
+    """The lines that the loss plot tells apart."""
+    return page.locator(f"#plot-{stage}-loss svg .role-legend-label text")
+
+
 def faults(page: Page, name: str, shot: str) -> list[str]:
     """What a screen reader or a narrow screen would stumble over on the tab that is open."""
     SHOTS.mkdir(exist_ok=True)
@@ -165,6 +170,7 @@ def test_a_visitor_uploads_trains_leaves_comes_back_and_compares(visit, tmp_path
     page.wait_for_function(f"({CURVE}).includes('L')", timeout=LONG)  # a line, no longer a point
     drawn = page.evaluate(CURVE)
     page.wait_for_function(f"(before) => ({CURVE}) !== before", arg=drawn, timeout=LONG)  # the curve moves
+    expect(legend(page, "sft")).to_have_text(["training", "held-out"], timeout=LONG)  # though the latter came first
     page.screenshot(path=SHOTS / "training.png", full_page=True)
     page.close()  # mid-run
 
@@ -191,7 +197,7 @@ def test_a_visitor_uploads_trains_leaves_comes_back_and_compares(visit, tmp_path
     page.screenshot(path=SHOTS / "chat.png", full_page=True)
 
     go(page, "Runs")
-    expect(page.get_by_role("cell", name="pirate-run")).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("cell", name="pirate-run", exact=True)).to_be_visible(timeout=LONG)
 
 
 def test_stop_ends_an_answer_and_the_next_question_is_answered(visit):
@@ -229,7 +235,7 @@ def test_every_tab_is_accessible_and_fits_the_screen(visit, theme, width):
 def test_a_second_browser_sees_the_same_runs(visit):
     for page in (visit(), visit()):
         go(page, "Runs")
-        runs = page.get_by_text("No runs yet").or_(page.get_by_role("cell", name="pirate-run"))
+        runs = page.get_by_text("No runs yet").or_(page.get_by_role("cell", name="pirate-run", exact=True))
         expect(runs).to_be_visible(timeout=LONG)
 
 
@@ -244,8 +250,10 @@ def ends_well(page: Page, stage: str, name: str, proofs: int) -> None:
     expect(status.get_by_role("listitem").first).to_be_hidden()
     summary.click()
     expect(status.get_by_role("listitem")).to_have_text([re.compile("^✓ ")] * proofs)
-    curve = page.locator(f"#plot-{stage}-loss svg .mark-line path")
-    expect(curve.first).to_have_attribute("d", re.compile("L"), timeout=LONG)  # a line, no longer a point
+    curves = page.locator(f"#plot-{stage}-loss svg .mark-line path")
+    for line in range(2):
+        expect(curves.nth(line)).to_have_attribute("d", re.compile("L"), timeout=LONG)  # no longer a point
+    expect(legend(page, stage)).to_have_text(["training", "held-out"])
     expect(panel(page).locator(".pg-reading").first).to_have_text(re.compile(r"loss|line"))
 
 

@@ -678,7 +678,15 @@ def test_a_tick_shows_the_newest_run_and_then_only_what_is_new(run):
     later = stage.tick("sft", run.id, shown[-1])
     assert changes(later)[:2] == [False, False]  # the pickers stay
     assert all(changes(later)[2:])
-    assert list(later[3]["loss"]) == [2.0]
+    assert list(later[3]["value"]["loss"]) == [2.0]
+
+
+def test_a_plot_gets_new_colours_when_a_series_is_new_because_it_is_drawn_anew_only_then(run):
+    run.log("eval", 0, {"eval_loss": 2.0})
+    assert stage.shown("sft", run.id)[1]["color_map"] == {"held-out": stage.COLOURS["held-out"]}
+    run.log("train", 1, {"loss": 2.0})
+    assert stage.shown("sft", run.id)[1]["color_map"] == stage.COLOURS
+    assert stage.shown("sft", run.id)[2] is None  # no point yet, so no axes
 
 
 def test_a_run_started_on_another_page_appears_in_the_picker(run):
@@ -802,7 +810,8 @@ def test_proofs_that_have_just_been_written_are_shown_by_the_next_tick(run):
 def test_every_curve_of_a_finished_run_is_drawn_with_a_sentence_under_it(trained, server_runs, name):
     shown = stage.shown(name, trained[name].id)
     metrics = list(launch.stage(name).METRICS)
-    curves, readings = shown[1 : 1 + len(metrics)], shown[1 + len(metrics) : 1 + 2 * len(metrics)]
+    curves = [update["value"] for update in shown[1 : 1 + len(metrics)]]
+    readings = shown[1 + len(metrics) : 1 + 2 * len(metrics)]
     for metric, curve, reading in zip(metrics, curves, readings, strict=True):
         assert list(curve.columns) == ["step", metric, "series"]
         assert len(curve)

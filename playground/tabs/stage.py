@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import Any
 
 import gradio as gr
+import pandas as pd
 
 from playground.data import library
 from playground.models import catalog
@@ -17,6 +18,7 @@ from playground.tabs import fetching, form, hosting, view
 
 OWN = "(your own settings)"
 FRESH = "(a new adapter on the starting model)"
+COLOURS = {"training": "#6366f1", "held-out": "#d97706"}
 IN_VIEW = 4  # curves shown open, two beside each other; the others wait in an accordion
 
 
@@ -163,7 +165,7 @@ def _plot(stage: str, metric: str) -> gr.LinePlot:
         height=220,
         x_title="Step",
         y_title=metric,
-        color_map={"training": "#6366f1", "held-out": "#d97706"},
+        color_map=COLOURS,
         elem_id=f"plot-{stage}-{metric.replace('/', '-')}",
         show_label=False,
         label=metric,
@@ -176,10 +178,19 @@ def shown(stage: str, run_id: str | None) -> list[Any]:
     seen = (look(run), None)  # looked at first: what changes while the files are read is shown by the next tick
     events = run.metrics() if run else []
     metrics = view.metrics_of(stage)
-    curves = [view.curve(events, metric) for metric in metrics]
+    curves = [_drawn(view.curve(events, metric)) for metric in metrics]
     readings = [view.reading_html(events, metric) for metric in metrics]
     log = run.log_tail() if run else ""
     return [view.status_html(run), *curves, *readings, view.probes_html(run), log, seen]
+
+
+def _drawn(frame: pd.DataFrame | None) -> Any:
+    """An update for a plot. It takes its series from the first frame and looks again only when its colours change:
+    given all of them at once, it would never show the training line that comes after the held-out point of step 0."""
+    if frame is None:
+        return None
+    series = set(frame["series"])
+    return gr.update(value=frame, color_map={name: colour for name, colour in COLOURS.items() if name in series})
 
 
 def look(run: Run | None) -> tuple[Any, ...]:
