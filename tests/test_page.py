@@ -821,6 +821,15 @@ def test_every_curve_of_a_finished_run_is_drawn_with_a_sentence_under_it(trained
     assert list(held[held["series"] == "held-out"]["step"]) == [0, 2]
 
 
+def test_the_training_line_has_its_place_before_its_first_point():
+    held = {"kind": "eval", "step": 0, "values": {"eval_loss": 2.0}}
+    first = view.curve([held], "loss")
+    assert list(first["series"]) == ["training", "held-out"]
+    assert first["loss"].isna().tolist() == [True, False]
+    then = view.curve([held, {"kind": "train", "step": 1, "values": {"loss": 3.0}}], "loss")
+    assert then.values.tolist() == [[1, 3.0, "training"], [0, 2.0, "held-out"]]
+
+
 def test_a_reading_says_what_the_curve_says_and_nothing_before_there_is_one(run):
     assert words_of(view.reading_html([], "loss")) == ""
     for step, loss in enumerate((2.0, 1.9, 1.0)):

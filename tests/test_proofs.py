@@ -110,7 +110,7 @@ def test_both_sides_of_a_pair_must_differ_as_tokens():
     pairs = [EncodedPair([1], [2, 3], [2, 4]), EncodedPair([1], [5], [6])]
     assert sides_differ(pairs) == Proof("Both sides differ", True, "In all 2 pairs, as tokens.")
     same = sides_differ([*pairs, EncodedPair([1], [7, 8], [7, 8])])
-    assert same == Proof("Both sides differ", False, "1 pairs are equal once they are tokens.")
+    assert same == Proof("Both sides differ", False, "1 pair is equal once they are tokens.")
 
 
 @pytest.mark.parametrize("scorer", [False, True])

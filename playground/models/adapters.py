@@ -117,7 +117,6 @@ def read_adapter(folder: Path) -> "tuple[LoraConfig, dict[str, torch.Tensor]]":
         raise ModelError("The saved adapter is not a LoRA adapter.")
     config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
     config.base_model_name_or_path = None  # else PEFT looks that name up on the Hub
-    config.base_model_name_or_path = None  # PEFT would warn that it is not the folder of this machine
     return config, weights
 
 

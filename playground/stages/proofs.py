@@ -70,7 +70,8 @@ def _last_tokens(row: Encoded | EncodedPair) -> list[int]:
 def sides_differ(rows: Sequence[EncodedPair]) -> Proof:
     """No pair is the same twice once it is tokens."""
     same = sum(row.chosen == row.rejected for row in rows)
-    words = f"{same} pairs are equal once they are tokens." if same else f"In all {len(rows)} pairs, as tokens."
+    count = "1 pair is" if same == 1 else f"{same} pairs are"
+    words = f"{count} equal once they are tokens." if same else f"In all {len(rows)} pairs, as tokens."
     return Proof("Both sides differ", not same, words)
 
 

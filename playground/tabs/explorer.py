@@ -18,7 +18,7 @@ from playground.tabs import fetching, html
 INTRO = """A reward model gives a number to an answer. Only differences count: with scores *a* and *b* for two answers
 to one question, it thinks the first is preferred with probability P(A ≻ B) = σ(*a* − *b*). Change a word and score
 again: what moves the number, and should it?"""
-EMPTY = "No reward model yet. Train one in the Reward model tab: the preset takes about five minutes on two cores."
+EMPTY = "No reward model yet. Train one in the Reward model tab: the preset takes about six minutes on two cores."
 LETTERS = "ABCD"
 MOST_ROWS = 500  # of a file; a few minutes on two cores
 

@@ -185,8 +185,7 @@ def shown(stage: str, run_id: str | None) -> list[Any]:
 
 
 def _drawn(frame: pd.DataFrame | None) -> Any:
-    """An update for a plot. It takes its series from the first frame and looks again only when its colours change:
-    given all of them at once, it would never show the training line that comes after the held-out point of step 0."""
+    """An update for a plot. It looks for new series only when its colours change, as when another run is picked."""
     if frame is None:
         return None
     series = set(frame["series"])

@@ -29,7 +29,7 @@ STEPS = """
 
 ## And then: preferences
 
-4. Open **Reward model**, choose its preset and train: about five minutes. In **Score**, type two answers to one
+4. Open **Reward model**, choose its preset and train: about six minutes. In **Score**, type two answers to one
    question and see which it prefers, and after which word it changes its mind.
 5. Open **DPO**, choose its preset, which continues your SFT run, and train. Compare the two in **Chat**; the ticks
    under the run say what was proven before its first step.

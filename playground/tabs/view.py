@@ -106,12 +106,17 @@ def lineage(run: Run) -> str:
 
 
 def curve(events: list[dict[str, Any]], metric: str) -> pd.DataFrame | None:
-    """(step, value, series) of one metric, training and held-out, at most 500 points a series; None without a point,
-    because the plot takes its axes' types from the first frame it gets and an empty one has none."""
+    """(step, value, series) of one metric, training and held-out, at most 500 points a series; None without a point.
+
+    The plot takes its axes' types and its series from the first frame it gets. An empty one has no types, and the
+    held-out point of step 0 comes before the first of training, whose place an undrawn point (NaN) keeps.
+    """
     rows: list[tuple[int, float, str]] = []
     for key, series in ((metric, "training"), (f"eval_{metric}", "held-out")):
         points = [(e["step"], e["values"][key]) for e in events if e["values"].get(key) is not None]
         rows += [(*points[i], series) for i in thin(len(points), MOST_POINTS)]
+    if rows and rows[0][2] == "held-out":
+        rows.insert(0, (rows[0][0], float("nan"), "training"))
     return pd.DataFrame(rows, columns=["step", metric, "series"]) if rows else None
 
 
