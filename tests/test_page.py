@@ -681,12 +681,16 @@ def test_a_tick_shows_the_newest_run_and_then_only_what_is_new(run):
     assert list(later[3]["value"]["loss"]) == [2.0]
 
 
-def test_a_plot_gets_new_colours_when_a_series_is_new_because_it_is_drawn_anew_only_then(run):
+def test_a_plot_is_given_other_colours_only_where_another_run_has_other_series(run):
+    """It takes its series from the first frame and looks again only when its colours change."""
     run.log("eval", 0, {"eval_loss": 2.0})
-    assert stage.shown("sft", run.id)[1]["color_map"] == {"held-out": stage.COLOURS["held-out"]}
+    assert stage.shown("sft", run.id)[1]["color_map"] == stage.COLOURS  # training has its place already
     run.log("train", 1, {"loss": 2.0})
     assert stage.shown("sft", run.id)[1]["color_map"] == stage.COLOURS
     assert stage.shown("sft", run.id)[2] is None  # no point yet, so no axes
+    bare = runs.create("bare", request_of_a_run())
+    bare.log("train", 1, {"loss": 2.0})
+    assert stage.shown("sft", bare.id)[1]["color_map"] == {"training": stage.COLOURS["training"]}
 
 
 def test_a_run_started_on_another_page_appears_in_the_picker(run):
