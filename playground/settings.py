@@ -19,9 +19,10 @@ class SettingError(ValueError):
 def setting(default: Any, label: str, help: str, **rule: Any) -> Any:
     """A dataclass field that describes itself.
 
-    `rule` may hold low, high, step (numbers), choices (a tuple) and advanced (shown in the closed part of the form).
+    `rule` may hold low, high, step (numbers), choices (a tuple), runs (the stage whose runs can be named), lines (of
+    text) and advanced (shown in the closed part of the form).
     """
-    known = {"low", "high", "step", "choices", "advanced"}
+    known = {"low", "high", "step", "choices", "runs", "lines", "advanced"}
     if unknown := set(rule) - known:
         raise TypeError(f"setting {label!r}: unknown {sorted(unknown)}")
     return dataclasses.field(default=default, metadata={"label": label, "help": help, **rule})
@@ -40,6 +41,8 @@ class Spec:
     high: float | None = None
     step: float | None = None
     choices: tuple[Any, ...] | None = None
+    runs: str | None = None
+    lines: int = 1
     advanced: bool = False
 
     def check(self, value: Any) -> Any:
@@ -111,7 +114,7 @@ def markdown(settings: type[Settings]) -> str:
     """The settings as the README's table."""
     lines = ["| setting | default | accepts | what it does |", "|---|---|---|---|"]
     for spec in settings.specs().values():
-        accepts = "text"
+        accepts = f"a {spec.runs} run" if spec.runs else "text"
         if spec.choices is not None:
             accepts = ", ".join(str(choice) for choice in spec.choices)
         elif spec.low is not None and spec.high is not None:

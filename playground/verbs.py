@@ -70,7 +70,7 @@ def train(args: argparse.Namespace) -> Any:
     """Start a run, wait for its end and show its progress. Ctrl-C stops it after the step, with its weights saved."""
     values = _pairs(args.set)
     # Everything typed is checked before a file is stored or a model fetched.
-    launch.stage(args.stage).Settings.parse({**launch.preset_settings(args.stage, args.preset), **values})
+    launch.stage(args.stage).Settings.parse({**launch.preset_settings(args.stage, args.preset, values), **values})
     source = args.data or (launch.presets(args.stage)[args.preset].get("data") if args.preset else None)
     if not source:
         raise ValueError("--data is missing: a stored dataset's name or a file.")

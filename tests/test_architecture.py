@@ -131,7 +131,7 @@ def test_there_is_no_drawer_for_odds_and_ends():
 
 def test_the_ground_floor_opens_without_the_large_libraries():
     """The page must open without torch: modules that import it at the top are loaded with the first answer or score."""
-    on_first_use = {"models.decode", "models.scoring"}
+    on_first_use = {"models.decode", "models.products", "models.scoring"}
     names = [name_of(path) for path in FILES if path != PACKAGE / "__init__.py"]
     ground = [f"playground.{name}" for name in names if floor_of(name) == 0 and name not in on_first_use]
     large = ("torch", "transformers", "peft", "trl", "gradio")

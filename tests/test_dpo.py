@@ -336,7 +336,7 @@ def test_a_parent_that_was_trained_further_or_deleted_is_refused(start, parent):
         train(run)
     run.update(state="stopped")
     parent.delete()
-    with pytest.raises(StageError, match="which this run continues, has been deleted"):
+    with pytest.raises(StageError, match="which this run needs, has been deleted"):
         train(run)
     assert not run.adapter.exists()
 

@@ -26,7 +26,7 @@ from playground.runs.run import Run
 from playground.stages import launch
 from playground.stages.inputs import WEIGHTS, weights_sha256
 from playground.statistics import wilson
-from playground.tabs import chat, data, explorer, fetching, history, html, page, rows, stage, view
+from playground.tabs import chat, data, explorer, fetching, form, history, html, page, rollouts, rows, stage, view
 from playground.tabs.hosting import POLICY, ContentSecurityPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,12 +61,59 @@ COMMON = {
 }
 PROBES = {"probe_steps": 17, "probe_prompts": "What is 3 + 3?\nWhat is x = 4?", "probe_tokens": 19}
 DPO = {"half": "second", "beta": 0.3, "loss_type": "ipo", "label_smoothing": 0.25, "sft_weight": 1.5}
+PPO = {
+    "reward_run": "judge",
+    "rules": "max_words: 20\nkeyword: please",
+    "max_steps": 997,
+    "per_device_train_batch_size": 4,
+    "response_length": 12,
+    "learning_rate": 3e-3,
+    "kl_coef": 0.015,
+    "kl_target": 4.5,
+    "kl_budget": 70.0,
+    "quantization": "none",
+    "lora_r": 5,
+    "reward_weight": 1.5,
+    "rules_weight": 1.75,
+    "missing_eos_penalty": 0.625,
+    "score_clip": 6.5,
+    "temperature": 1.25,
+    "num_ppo_epochs": 6,
+    "num_mini_batches": 3,
+    "micro_batch_size": 9,
+    "cliprange": 0.3,
+    "epoch_kl": 0.0,
+    "critic": "adapter",
+    "vf_coef": 0.4,
+    "cliprange_value": 0.25,
+    "gamma": 0.99,
+    "lam": 0.9,
+    "whiten_rewards": True,  # equal to 1, which no other value is
+    "kl_horizon": 33,
+    "max_length": 240,
+    "eval_steps": 13,
+    "eval_prompts": 2,
+    "save_steps": 23,
+    **PROBES,
+    "lora_alpha": 7,
+    "lora_targets": "attention",
+    "weight_decay": 0.02,
+    "max_grad_norm": 0.7,
+    "seed": 29,
+}
 OTHER = {
     "sft": {**COMMON, **PROBES},
     "reward": {**COMMON, "half": "first", "center_rewards_coefficient": 0.125},
+    "ppo": PPO,
     "dpo": {**COMMON, **PROBES, **DPO},
 }
-ROWS = {"sft": "sums", "reward": "opinions", "dpo": "opinions"}  # what the server's home has for each stage
+ROWS = {
+    "sft": "sums",
+    "reward": "opinions",
+    "ppo": "pocket-tutor",
+    "dpo": "opinions",
+}  # what the server's home has for each stage
+SMALL_PPO = {"per_device_train_batch_size": 4, "response_length": 8, "eval_prompts": 4}
 FORM = ["data", "base", "parent", "preset", "name"]
 
 
@@ -142,8 +189,12 @@ def trained(server, server_home, tiny_model) -> dict[str, Run]:
         client.predict(**asked, api_name="/start_reward")
         asked = {**common, **probes, "data": data["dpo"], "name": "preferrer", "parent": "imitator"}
         client.predict(**asked, api_name="/start_dpo")
+        wait_for(lambda: not runs.find("judge").status().active)
+        asked = {**common, **probes, "data": data["ppo"], "name": "striver", "parent": "imitator", **SMALL_PPO}
+        client.predict(**asked, reward_run="judge", api_name="/start_ppo")
         client.close()
-        made = {name: runs.find(run) for name, run in zip(OTHER, ("imitator", "judge", "preferrer"), strict=True)}
+        names = ("imitator", "judge", "striver", "preferrer")
+        made = {name: runs.find(run) for name, run in zip(OTHER, names, strict=True)}
         wait_for(lambda: not any(run.status().active for run in made.values()))
         assert {run.status().state for run in made.values()} == {"finished"}, [run.log_tail() for run in made.values()]
     return made
@@ -159,8 +210,8 @@ def test_the_page_opens(server):
     assert "Alignment Playground" in text
 
 
-def test_the_page_has_at_most_350_components(config):
-    assert 50 < len(config["components"]) <= 350
+def test_the_page_has_at_most_500_components(config):
+    assert 50 < len(config["components"]) <= 500
 
 
 def test_every_input_has_a_label_and_says_what_it_is_for(config):
@@ -198,7 +249,7 @@ def test_every_setting_is_in_the_form_with_its_own_words_and_default(config, nam
 
 def test_every_stage_has_a_tab_in_the_order_of_the_lesson(config):
     tabs = [component["props"]["label"] for component in config["components"] if component["type"] == "tabitem"]
-    assert tabs == ["Start", "Data", "Fine-tune (SFT)", "Reward model", "DPO", "Score", "Chat", "Runs"]
+    assert tabs == ["Start", "Data", "Fine-tune (SFT)", "Reward model", "PPO", "DPO", "Score", "Chat", "Runs"]
 
 
 def test_the_content_security_policy_is_on_pages_and_on_streams(server):
@@ -259,19 +310,20 @@ def test_the_other_values_differ_from_the_defaults_and_from_each_other(name):
 
 
 @pytest.mark.parametrize("name", launch.STAGES)
-def test_every_value_of_the_form_lands_in_its_own_setting(visitor, server_runs, tiny_model, name):
+def test_every_value_of_the_form_lands_in_its_own_setting(visitor, trained, server_runs, tiny_model, name):
     before = set(server_runs.list_runs())
     asked = {"data": library.find(ROWS[name]).id, "base": str(tiny_model), "name": f"long-{name}", **OTHER[name]}
     picker = visitor().predict(**asked, api_name=f"/start_{name}")
     (made,) = set(server_runs.list_runs()) - before
     assert picker["value"] == made.id
     assert made.request["settings"] == OTHER[name]
-    assert {type(value) for value in made.request["settings"].values()} == {int, float, str}
+    types = {key: type(value) for key, value in launch.stage(name).Settings().values().items()}
+    assert {key: type(value) for key, value in made.request["settings"].items()} == types
     assert made.name == f"long-{name}"
     assert made.request["stage"] == name
     assert made.request["base"] == str(tiny_model)
     assert made.request["parent"] is None
-    assert made.request["dataset"]["name"] == ROWS[name]
+    assert made.request["dataset"]["id"] == library.find(ROWS[name]).id
     assert made.request["seed"] == 29
 
     # Stopped by another visitor, who has never seen the page on which it was started.
@@ -292,7 +344,7 @@ def test_what_is_left_out_keeps_its_default(client, server_runs, tiny_model, nam
     assert made.name == f"{name}-{ROWS[name]}"
 
 
-@pytest.mark.parametrize("name", ["reward", "dpo"])
+@pytest.mark.parametrize("name", ["reward", "ppo", "dpo"])
 def test_a_run_that_continues_another_holds_what_was_asked(trained, server_runs, tiny_model, name):
     made, first = trained[name].request, trained["sft"]
     assert made["stage"] == name
@@ -301,11 +353,12 @@ def test_a_run_that_continues_another_holds_what_was_asked(trained, server_runs,
     assert made["settings"] == {
         **launch.stage(name).Settings().values(),
         **{key: value for key, value in made["settings"].items() if key in PROBES},
+        **({**SMALL_PPO, "reward_run": "judge"} if name == "ppo" else {}),
         "max_steps": 2,
         "seed": 3,
     }
     assert made["preset"] is None
-    assert made["dataset"]["name"] == "opinions"
+    assert made["dataset"]["name"] == ROWS[name]
     assert trained[name].proofs()[0]["words"] == "As in imitator."
 
 
@@ -322,6 +375,10 @@ def test_a_run_that_continues_another_holds_what_was_asked(trained, server_runs,
         ("dpo", {"parent": "run_000000000000"}, "There is no run called 'run_000000000000'."),
         ("dpo", {"parent": "elsewhere"}, "elsewhere was trained on another base, not on tiny."),
         ("dpo", {"parent": "emptied"}, "emptied has no trained weights to continue."),
+        ("ppo", {"reward_run": "imitator"}, "Reward run: imitator is not a reward model."),
+        ("ppo", {"reward_run": "nobody"}, "There is no run called 'nobody'."),
+        ("ppo", {"rules": "politeness: 3"}, "Rules: there is none called 'politeness'."),
+        ("ppo", {"data": "sums"}, "Nothing would be rewarded: sums has no checks."),
         ("dpo", {"beta": 0}, "β must be at least 0.001, got 0."),
         ("reward", {"center_rewards_coefficient": 2}, "Centring must be at most 1, got 2."),
         ("dpo", {"max_length": 16}, "No pair has both sides within 16 tokens; raise the longest pair."),
@@ -410,12 +467,13 @@ from playground.models import catalog
 from playground.tabs import chat, data, explorer, fetching, history, page, stage
 launch.queue.start_worker = lambda: None
 form = {{"base": "embedded", "name": "", "preset": stage.OWN, "parent": stage.FRESH, "max_steps": 1}}
-for path, stages in (({str(sums)!r}, ["sft"]), ({str(opinions)!r}, ["reward", "dpo"])):
+for path, stages in (({str(sums)!r}, ["sft"]), ({str(opinions)!r}, ["reward", "ppo", "dpo"])):
     looked, name, *views = data._open_file(path, 64)
     data._save(looked, name)
     data._open_stored(library.find(name).id, 64)
     for made in stages:
-        stage._start(made, {{**form, "data": library.find(name).id}})
+        rules = {{"rules": "max_words: 20"}} if made == "ppo" else {{}}
+        stage._start(made, {{**form, **rules, "data": library.find(name).id}})
         stage.tick(made, None, None)
 page.now_html(), history.listing_html(), [history.details_html(made.id) for made in run.list_runs()]
 chat.refresh("base", "base", [[], []])
@@ -426,7 +484,7 @@ loaded = [name for name in {HEAVY} if name in sys.modules]
 print(loaded, "pg-learned" in views[-1], "pg-rejected" in views[-1], len(run.list_runs()))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines()[-1:] == ["[] False True 3"], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["[] False True 4"], done.stderr
 
 
 # ---- uploads
@@ -534,7 +592,7 @@ def test_a_dataset_deleted_on_another_page_is_a_sentence(embedded_model):
 ATTACK = "<img src=x onerror=\"alert('1')\"><script>alert(2)</script>'\">&lt;b&gt;"
 TAGS = {"div", "p", "span", "strong", "br", "h2", "h3", "h4", "table", "thead", "tbody", "tr", "th", "td", "pre"}
 TAGS |= {"details", "summary", "ul", "li"}
-ATTRIBUTES = {"class", "role", "style", "tabindex", "aria-live", "aria-label", "open", "title"}
+ATTRIBUTES = {"class", "role", "style", "tabindex", "aria-live", "aria-label", "open", "title", "aria-hidden"}
 ATTRIBUTES |= {"aria-valuemin", "aria-valuemax", "aria-valuenow"}
 
 
@@ -572,6 +630,8 @@ def hostile_run(tiny_model, request):
     path = run.folder / "run.json"
     path.write_text(json.dumps({**run.request, "name": ATTACK}))
     run.sample(0, ATTACK, ATTACK)
+    run.rollout(1, {"prompt": ATTACK, "answer": ATTACK, "tokens": [ATTACK], "token_kl": [0.5], "kl": 0.5, "score": 1.0,
+                    "parts": {ATTACK: 1.0}, "ended": True})  # fmt: skip
     run.write_proofs([{"name": ATTACK, "passed": passed, "words": ATTACK} for passed in (True, False)])
     run.log("eval", 0, {ATTACK: 1.0, "eval_loss": 1.0})
     run.update(state="queued", phase=ATTACK, step=1, total=2, message=ATTACK)
@@ -586,6 +646,7 @@ def test_run_names_are_cleaned_where_they_are_given(tiny_model):
 def test_a_hostile_run_shows_as_text_everywhere(hostile_run):
     assert_harmless(view.status_html(hostile_run), 10)
     assert_harmless(view.probes_html(hostile_run), 2)
+    assert_harmless(rollouts.shown(hostile_run)[1], 3)
     for metric in (ATTACK, "loss"):
         assert_harmless(view.reading_html(hostile_run.metrics(), metric), 0)
     assert_harmless(history.listing_html(), 5)
@@ -642,6 +703,7 @@ def test_the_html_helpers_escape_labels_and_classes():
     assert_harmless(html.details(ATTACK, [html.tag("p", ATTACK)], opened=True), 2)
     assert_harmless(html.tokens([ATTACK, ATTACK], [True, False], "pg-chosen"), 2)
     assert_harmless(html.heat([ATTACK], [0.3], [1.0]))
+    assert_harmless(html.alert(ATTACK, ATTACK), 2)
 
 
 # ---- the timer, the fetching
@@ -713,8 +775,13 @@ def test_a_chosen_run_is_shown_and_the_next_tick_repeats_nothing_but_the_pickers
 def test_a_tick_has_a_value_for_every_output_of_every_stage(name):
     _, tab = laid_out(lambda: stage.build(name))
     metrics = list(launch.stage(name).METRICS)
-    assert len(stage.tick(name, None, None)) == 2 + len(tab.outputs)
-    assert len(stage.shown(name, None)) == len(tab.outputs) == 2 * len(metrics) + 4
+    more = {"ppo": 4}.get(name, 0)  # the plot against √KL; the rollouts' picker, list and state
+    assert len(stage.tick(name, None, None)) == 1 + len(tab.offers) + len(tab.outputs)
+    assert len(stage.shown(name, None)) == len(tab.outputs) == 2 * len(metrics) + 4 + more
+    assert len(tab.offers) == 1 + (name == "ppo")
+    seen = stage.tick(name, None, None)[-1]
+    assert not any(changes(stage.tick(name, None, seen)))
+    assert len(stage.tick(name, None, seen)) == 1 + len(tab.offers) + len(tab.outputs)
     plots, readings = tab.outputs[1 : 1 + len(metrics)], tab.outputs[1 + len(metrics) : 1 + 2 * len(metrics)]
     assert [plot.elem_id for plot in plots] == [f"plot-{name}-{metric.replace('/', '-')}" for metric in metrics]
     assert {type(reading) for reading in readings} == {gr.HTML}
@@ -820,7 +887,7 @@ def test_every_curve_of_a_finished_run_is_drawn_with_a_sentence_under_it(trained
         assert list(curve.columns) == ["step", metric, "series"]
         assert len(curve)
         assert words_of(reading).endswith("."), metric
-    held = dict(zip(metrics, curves, strict=True))["loss"]
+    held = dict(zip(metrics, curves, strict=True))["objective/scores" if name == "ppo" else "loss"]
     assert set(held["series"]) == {"training", "held-out"}
     assert list(held[held["series"] == "held-out"]["step"]) == [0, 2]
 
@@ -912,6 +979,7 @@ def test_the_runs_table_says_stage_and_layers_of_every_run(trained, server_runs)
     for name, lineage in (
         ("sft", "tiny + SFT(imitator)"),
         ("reward", "tiny + SFT(imitator) + REWARD(judge)"),
+        ("ppo", "tiny + SFT(imitator) + PPO(striver)"),
         ("dpo", "tiny + SFT(imitator) + DPO(preferrer)"),
     ):
         run = trained[name]
@@ -951,11 +1019,13 @@ def test_a_preset_fills_the_form_and_suggests_the_newest_run_that_it_continues(f
         "data": library.find(entry["data"], module.COLUMNS).id,
     }
     assert filled(name, preset) == {**expected, "parent": stage.FRESH}  # no run is there yet
-    for made_by in ("sft", "sft", "reward", "dpo"):
-        finished(continued(None, "one", made_by))
+    for made_by in ("sft", "sft", "reward", "ppo", "dpo"):
+        made = finished(continued(None, "one", made_by))
+        (made.adapter / "scores.json").write_text('{"std": 1.0}')
     wanted = next((v for _, v in stage.parent_choices(entry.get("parent") or "none") if v != stage.FRESH), stage.FRESH)
     assert (wanted != stage.FRESH) == ("parent" in entry)
-    assert filled(name, preset) == {**expected, "parent": wanted}
+    judges = {setting: form.offered_runs(made_by)[1][1] for setting, made_by in entry.get("runs", {}).items()}
+    assert filled(name, preset) == {**expected, "parent": wanted, **judges}
 
 
 def test_a_preset_that_continues_sft_suggests_the_newest_such_run(filled, tmp_path, monkeypatch):
@@ -971,6 +1041,47 @@ def test_a_preset_that_continues_sft_suggests_the_newest_such_run(filled, tmp_pa
     assert filled("dpo", "mine")["parent"] == older.id
     assert (filled("dpo", "mine")["beta"], filled("dpo", "mine")["data"]) == (0.2, "pocket-tutor-preferences")
     assert filled("dpo", stage.OWN) == {"about": ""}
+
+
+def test_a_preset_that_names_a_reward_run_takes_the_newest_whose_scores_were_measured(filled, tmp_path, monkeypatch):
+    (tmp_path / "ppo").mkdir()
+    preset = {
+        "about": "On both.",
+        "data": "pocket-tutor",
+        "parent": "sft",
+        "runs": {"reward_run": "reward"},
+        "settings": {},
+    }
+    (tmp_path / "ppo" / "mine.yaml").write_text(json.dumps(preset))
+    monkeypatch.setattr(launch, "PRESETS", tmp_path)
+    assert filled("ppo", "mine")["reward_run"] == ""
+    older, newer, unmeasured = (finished(continued(None, word, "reward")) for word in ("older", "newer", "unmeasured"))
+    for judge in (older, newer):
+        (judge.adapter / "scores.json").write_text('{"std": 1.5}')
+    unmeasured.adapter.joinpath("scores.json").write_text("{}")
+    assert filled("ppo", "mine")["reward_run"] == newer.id
+    newer.update(state="stopped")
+    assert filled("ppo", "mine")["reward_run"] == older.id
+    assert form.offered_runs("reward") == [form.NO_RUN, ("older", older.id)]
+
+
+def test_the_reward_runs_are_offered_as_soon_as_they_can_be_used_and_only_then(run):
+    shown = stage.tick("ppo", None, None)
+    assert shown[2].choices == [form.NO_RUN]
+    judge = finished(continued(None, "judge", "reward"))
+    assert not any(changes(stage.tick("ppo", None, shown[-1])))  # its scores are not measured yet
+    (judge.adapter / "scores.json").write_text('{"std": 1.5}')
+    later = stage.tick("ppo", None, shown[-1])
+    assert changes(later)[:3] == [True, True, True]
+    assert later[2].choices == [form.NO_RUN, ("judge", judge.id)]
+    assert not any(changes(later)[3:-1])
+    assert not any(changes(stage.tick("ppo", None, later[-1])))
+
+
+def test_a_setting_that_names_a_run_is_a_list_that_takes_any_name():
+    widget = laid_out(lambda: form.widget(launch.stage("ppo").Settings.specs()["reward_run"]))[1]
+    assert isinstance(widget, gr.Dropdown)
+    assert (widget.value, widget.allow_custom_value, widget.choices) == ("", True, [form.NO_RUN])
 
 
 # ---- the Data tab with pairs
@@ -1020,7 +1131,7 @@ def test_kept_pairs_are_offered_to_the_stages_that_learn_from_pairs(tmp_path, em
     assert told == ["Kept as even. Next: the Reward model or the DPO tab."]
     assert ("even (27 + 3 pairs)", kept.value) in kept.choices
     offered = {name: [value for _, value in stage.data_choices(launch.stage(name).COLUMNS)] for name in launch.STAGES}
-    assert {name for name in launch.STAGES if kept.value in offered[name]} == {"reward", "dpo"}
+    assert {name for name in launch.STAGES if kept.value in offered[name]} == {"reward", "ppo", "dpo"}
     assert "pocket-tutor-preferences" in offered["dpo"]
     assert "pocket-tutor" in offered["sft"]
     shown = data._open_stored(kept.value, 512)

@@ -184,7 +184,8 @@ def failed(monkeypatch):
         )
         raw = [{"prompt": f"What is {i}?", **{k: text.format(i) for k, text in kind.items()}} for i in range(20)]
         dataset = library.store(examine([RawRow(i, row, None) for i, row in enumerate(raw)]), stage, "a test")
-        run = launch.launch(stage, base, dataset, {**QUICK, **values}, parent=parent)
+        own = {"rules": "max_words: 60"} if stage == "ppo" else {}
+        run = launch.launch(stage, base, dataset, {**QUICK, **own, **values}, parent=parent)
         run.update(state="running", pid=os.getpid(), pid_started=psutil.Process().create_time())
         with pytest.raises(SystemExit):
             worker.work(run)
@@ -197,7 +198,7 @@ def failed(monkeypatch):
     return work
 
 
-@pytest.mark.parametrize("stage", launch.STAGES)
+@pytest.mark.parametrize("stage", [name for name in launch.STAGES if name != "ppo"])  # whose answers are its own
 def test_a_run_whose_template_never_ends_an_answer_fails_with_that_sentence(failed, endless_base, stage):
     message, names = failed(stage, endless_base)
     assert message == (
@@ -304,7 +305,7 @@ def test_a_parent_that_was_deleted_or_trained_further_is_refused(base):
     with pytest.raises(StageError, match=r"^parent was trained further since this run was asked for; start a new run"):
         parent_of(child)
     (parent.adapter / WEIGHTS).unlink()
-    with pytest.raises(StageError, match=r"^parent, which this run continues, has been deleted; start a new run"):
+    with pytest.raises(StageError, match=r"^parent, which this run needs, has been deleted; start a new run"):
         parent_of(child)
     shutil.rmtree(parent.folder)
     with pytest.raises(StageError, match=r"has been deleted"):

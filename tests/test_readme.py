@@ -38,7 +38,7 @@ def test_the_common_settings_stand_once_in_the_table_that_the_code_prints():
 def test_every_setting_of_a_stage_that_is_its_own_has_the_row_that_the_code_prints(stage):
     lines = README.splitlines()
     own = own_settings(stage)
-    assert own and len(own) < len(TrainingSettings.specs())
+    assert own and len(own) < len(launch.stage(stage).Settings.specs())
     assert [row for row in rows_of(launch.stage(stage).Settings, own) if row not in lines] == []
 
 

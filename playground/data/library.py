@@ -26,6 +26,7 @@ from playground.home import clean_name, free_name, home
 ID = re.compile(r"data_[0-9a-f]{12}")
 PRESETS = Path(__file__).resolve().parents[2] / "presets" / "data"
 FILES = {"sft": ("sft.jsonl", "heldout.jsonl"), "preference": ("preferences.jsonl", "preferences-heldout.jsonl")}
+ACCEPTED = {"sft": ("sft",), "preference": ("preference",), "prompts": ("sft", "preference")}  # stages' rows → kinds
 HELDOUT_SHARE = 0.1
 HELDOUT_MOST = 200
 
@@ -86,11 +87,12 @@ def datasets() -> list[Dataset]:
 
 
 def find(reference: str, kind: str | None = None) -> Dataset:
-    """The dataset with this id or name. A preset's folder name stands for whichever of its datasets is of that kind."""
-    known = datasets()
+    """The dataset with this id or name. A preset's folder name stands for whichever of its datasets fits the rows that
+    a stage asks for: "sft", "preference" or "prompts", which any dataset has."""
+    known, kinds = datasets(), ACCEPTED.get(kind or "", ())
     found = [d for d in known if reference in (d.id, d.name)]
-    found += [d for d in known if d.preset and d.kind == kind and d.folder.name == reference]
-    wanted = [d for d in found if kind in (None, d.kind)] or found
+    found += [d for d in known if d.preset and d.kind in kinds and d.folder.name == reference]
+    wanted = [d for d in found if kind is None or d.kind in kinds] or found
     if not wanted:
         names = ", ".join(d.name for d in datasets()[:12])
         raise DataError(f"There is no dataset called {reference[:60]!r}. Known: {names}.")
@@ -127,7 +129,7 @@ def store(report: Report, name: str, source: str) -> Dataset:
 def import_file(path: Path, name: str | None = None, kind: str | None = None) -> tuple[Dataset, Report]:
     """Reads, examines and stores a file, but neither one stored already nor one of another kind."""
     report = examine(read_file(path, path.name))
-    if kind not in (None, report.kind):
+    if kind and report.kind not in ACCEPTED[kind]:
         raise DataError(f"{path.name} holds {report.kind} rows; {kind} rows are needed here.")
     if report.kept:
         train, heldout = split_by_prompt(report.kept)

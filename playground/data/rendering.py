@@ -135,6 +135,10 @@ class Renderer:
         """Text of token ids without control tokens; an unfinished character at the end is held back."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).rstrip("�")
 
+    def token_texts(self, ids: list[int]) -> list[str]:
+        """What each token stands for, control tokens included."""
+        return [self.tokenizer.decode([token], skip_special_tokens=False) for token in ids]
+
     def control_tokens(self, text: str) -> list[str]:
         """Special tokens of this model that stand in a text as if someone had typed them."""
         return [

@@ -5,6 +5,7 @@ cost a third of the decoding time. Here switching flips two attributes per layer
 speak for different checkpoints adds each row's own low-rank term to one shared base product.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -74,6 +75,26 @@ class Adapters:
             raise ModelError(MISFIT) from error
         finally:
             self._find_layers()  # it may sit on layers that no other adapter sits on
+
+    def copy(self, name: str, new: str) -> None:
+        """A second adapter with the same weights as `name`, frozen."""
+        with self._same_gradients():
+            self.model.add_adapter(new, copy.deepcopy(self.model.peft_config[name]))
+            for key, parameter in self.weights(new).items():
+                parameter.data.copy_(self.model.get_parameter(key.replace(f".{new}.", f".{name}.")))
+        self.model.train(self.model.training)
+        self._find_layers()
+
+    def train_only(self, *names: str) -> None:
+        """From now on exactly these adapters are trained; nothing else of the model is."""
+        chosen = tuple(f".{name}." for name in names)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(".lora_" in name and any(part in name for part in chosen))
+
+    def weights(self, name: str) -> "dict[str, torch.nn.Parameter]":
+        """The adapter's own parameters, by their names in the model."""
+        part = f".{name}."
+        return {key: p for key, p in self.model.named_parameters() if ".lora_" in key and part in key}
 
     def drop(self, name: str) -> None:
         """Forgets an adapter and frees its memory."""

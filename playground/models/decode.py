@@ -53,18 +53,20 @@ def decode(
     sampling: Sampling,
     roles: tuple[Adapters, Sequence[str | None]] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[dict[int, int]]:
     """Yields {row: new token} a step, until every row has ended, max_new_tokens is reached or should_stop() says so.
 
     prompts: token ids, ragged. The end token is yielded too. Rows with the same prompt, role and seed get the same
-    answer, whatever else is in the batch.
+    answer, whatever else is in the batch; `seeds` gives each row its own in place of the sampling's.
     """
     from transformers import DynamicCache
 
     device = next(model.parameters()).device
     input_ids, mask = _left_pad(prompts, device)  # (B, T)
     names = roles[1] if roles else [None] * len(prompts)
-    rows = [_Row(i, name, torch.Generator().manual_seed(sampling.seed)) for i, name in enumerate(names)]
+    numbers = seeds or [sampling.seed] * len(prompts)
+    rows = [_Row(i, name, torch.Generator().manual_seed(numbers[i])) for i, name in enumerate(names)]
     cache = DynamicCache()
     position = mask.cumsum(1) - 1  # (B, T); a plain forward would count the padding as text
     position = position.clamp(min=0)
@@ -151,4 +153,6 @@ def _choose(logits: torch.Tensor, sampling: Sampling, row: _Row) -> int:
         ordered, index = probabilities.sort(descending=True)
         ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0  # the first token over the line stays
         probabilities = torch.zeros_like(probabilities).scatter(0, index, ordered)
-    return int(torch.multinomial(probabilities.cpu(), 1, generator=row.generator))
+    share = torch.rand((), generator=row.generator, dtype=torch.float64)
+    reached = probabilities.cpu().double().cumsum(-1)  # multinomial would draw a number for every token there is
+    return int(torch.searchsorted(reached, share * reached[-1], right=True))

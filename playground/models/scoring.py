@@ -38,13 +38,18 @@ def last_scores(scores: torch.Tensor, attention_mask: torch.Tensor) -> torch.Ten
     return scores.gather(1, last).squeeze(1)
 
 
-def read_head(adapter: Path, device: Any = None) -> Head:
-    """The score head of a saved reward adapter: a linear layer from H to 1, in fp32."""
+def head_weight(adapter: Path) -> torch.Tensor:
+    """(1, H) in fp32: the score head of a saved reward adapter."""
     weights = {name: tensor for name, tensor in read_adapter(adapter)[1].items() if ".score." in f".{name}"}
     if len(weights) != 1:
         raise ModelError("This run has no score head: it is not a reward model.")
     (weight,) = weights.values()
-    weight = weight.float().to(device)
+    return weight.float()
+
+
+def read_head(adapter: Path, device: Any = None) -> Head:
+    """The score head of a saved reward adapter as a function of hidden states: a linear layer from H to 1."""
+    weight = head_weight(adapter).to(device)
     return lambda hidden: torch.nn.functional.linear(hidden, weight)
 
 

@@ -79,10 +79,12 @@ def worker_environment() -> dict[str, str]:
     """The environment of training processes: only names that they need, so no secret of the host is among them.
 
     The server's OMP_WAIT_POLICY stays behind: waiting passively keeps a chat quick beside a run, but slows training.
+    glibc is told to keep freed memory: giving each step's activations back and faulting them in anew costs a sixth.
     """
     kept = {name: value for name, value in os.environ.items() if name.upper().startswith(PASSED_ON)}
+    keeping = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
     kept.pop("OMP_WAIT_POLICY", None)
-    return {**kept, **quiet, "PYTHONPATH": path}
+    return {**kept, **quiet, **keeping, "PYTHONPATH": path}

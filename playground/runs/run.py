@@ -113,6 +113,10 @@ class Run:
         """Appends a probe prompt's answer, as the model gave it at this step."""
         self._append("samples.jsonl", {"step": step, "prompt": prompt, "answer": answer})
 
+    def rollout(self, step: int, row: dict[str, Any]) -> None:
+        """Appends one answer that the model wrote while training, with what it earned."""
+        self._append("rollouts.jsonl", {"step": step, **row})
+
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -125,9 +129,14 @@ class Run:
         """Every probe answer in samples.jsonl, oldest first."""
         return list(_lines(self.folder / "samples.jsonl"))
 
+    def rollouts(self, step: int | None = None) -> list[dict[str, Any]]:
+        """The answers in rollouts.jsonl, oldest first, of one step or of all."""
+        return [row for row in _lines(self.folder / "rollouts.jsonl") if step in (None, row["step"])]
+
     def forget_after(self, step: int) -> None:
-        """Drops events and probe answers of later steps: a run that was killed makes them anew from its checkpoint."""
-        for name, rows in (("metrics.jsonl", self.metrics()), ("samples.jsonl", self.samples())):
+        """Drops what was written of later steps: a run that was killed makes it anew from its checkpoint."""
+        for name in ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl"):
+            rows = _lines(self.folder / name)
             kept = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["step"] <= step]
             write_atomically(self.folder / name, "".join(kept))
 
@@ -183,8 +192,9 @@ class Run:
         if self.status().active:
             raise RunError(f"Run {self.name} is still {self.status().state}; stop it first.")
         for other in list_runs():
-            if (other.request.get("parent") or {}).get("id") == self.id and other.status().active:
-                raise RunError(f"{other.name} continues {self.name} and has not ended; stop it first.")
+            needed = {(other.request.get(key) or {}).get("id") for key in ("parent", "reward")}
+            if self.id in needed and other.status().active:
+                raise RunError(f"{other.name} needs {self.name} and has not ended; stop it first.")
         shutil.rmtree(self.folder)
 
 

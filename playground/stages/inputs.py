@@ -42,14 +42,28 @@ def base_of(run: Run) -> Base:
 
 def parent_of(run: Run) -> Run | None:
     """The run whose weights this one continues, if any; StageError unless they are the ones that were asked for."""
-    if (asked := run.request["parent"]) is None:
+    return _same_weights(run.request["parent"])
+
+
+def reward_of(run: Run) -> Run | None:
+    """The reward run that scores this one's answers, if any; StageError likewise."""
+    return _same_weights(run.request["reward"])
+
+
+def known_weights(run: Run | None) -> dict[str, str] | None:
+    """How a request names a run whose weights it needs."""
+    return {"id": run.id, "name": run.name, "weights_sha256": weights_sha256(run)} if run else None
+
+
+def _same_weights(asked: dict[str, str] | None) -> Run | None:
+    if asked is None:
         return None
-    parent = Run(asked["id"])
-    if not (parent.adapter / WEIGHTS).exists():
-        raise StageError(f"{asked['name']}, which this run continues, has been deleted; start a new run.")
-    if weights_sha256(parent) != asked["weights_sha256"]:
+    needed = Run(asked["id"])
+    if not (needed.adapter / WEIGHTS).exists():
+        raise StageError(f"{asked['name']}, which this run needs, has been deleted; start a new run.")
+    if weights_sha256(needed) != asked["weights_sha256"]:
         raise StageError(f"{asked['name']} was trained further since this run was asked for; start a new run.")
-    return parent
+    return needed
 
 
 def weights_sha256(run: Run) -> str:

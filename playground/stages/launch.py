@@ -4,22 +4,23 @@ import importlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import yaml
 
-from playground.data.library import Dataset
+from playground.data.library import ACCEPTED, Dataset
 from playground.data.rendering import Renderer
 from playground.data.report import measure
 from playground.models.catalog import Base
 from playground.runs import queue, run
 from playground.settings import SettingError
-from playground.stages.inputs import WEIGHTS, weights_sha256
+from playground.stages.inputs import WEIGHTS, known_weights
+from playground.stages.judgement import read_scores
 
-STAGES = ("sft", "reward", "dpo")
+STAGES = ("sft", "reward", "ppo", "dpo")
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "gradio")
 
@@ -32,22 +33,38 @@ def stage(name: str) -> ModuleType:
 
 
 def presets(stage_name: str) -> dict[str, dict[str, Any]]:
-    """The stage's presets by name: {"about", "data", "settings"}; settings are differences from the defaults."""
+    """The stage's presets by name: {"about", "data", "settings"}, and "parent" or "runs" where it builds on other runs;
+    settings are differences from the defaults."""
     found = sorted((PRESETS / stage_name).glob("*.yaml"))
     return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in found}
 
 
-def preset_settings(stage_name: str, preset: str | None) -> dict[str, Any]:
-    """The settings of one preset; none for None."""
+def usable_runs(made_by: str) -> list[run.Run]:
+    """A stage's finished runs, newest first; of a reward model only those whose scores were measured, without which
+    they mean nothing."""
+    found = [r for r in reversed(run.list_runs()) if r.request["stage"] == made_by and r.status().state == "finished"]
+    return [r for r in found if stage(made_by).ANSWERS or "std" in read_scores(r)]
+
+
+def preset_settings(stage_name: str, preset: str | None, given: Collection[str] = ()) -> dict[str, Any]:
+    """The settings of one preset, none for None. Where it asks for a run of some stage and none is `given`, the newest
+    one is meant."""
     if preset is None:
         return {}
     known = presets(stage_name)
     if preset not in known:
         raise SettingError(f"There is no {stage_name} preset called {preset!r}. Known: {', '.join(known) or 'none'}.")
-    return known[preset]["settings"]
+    runs = {}
+    for name, made_by in known[preset].get("runs", {}).items():
+        if name in given:
+            continue
+        if not (usable := usable_runs(made_by)):
+            raise SettingError(f"The preset {preset} needs a finished {made_by} run; train one first.")
+        runs[name] = usable[0].id
+    return {**known[preset]["settings"], **runs}
 
 
-def preflight(module: ModuleType, base: Base, dataset: Dataset, settings: Any) -> None:
+def preflight(settings: Any, base: Base, dataset: Dataset) -> dict[str, Any]:
     """SettingError before anything is queued: no rows, a template that refuses them, rows longer than the model."""
     if not dataset.train:
         raise SettingError(f"{dataset.name} has no rows to train on.")
@@ -63,6 +80,7 @@ def preflight(module: ModuleType, base: Base, dataset: Dataset, settings: Any) -
         raise SettingError(f"No pair has both sides within {settings.max_length} tokens; raise the longest pair.")
     if not any(found.learned):
         raise SettingError(f"No answer is left within {settings.max_length} tokens; raise the longest row.")
+    return {}
 
 
 def check_parent(parent: run.Run, base: Base) -> None:
@@ -89,21 +107,23 @@ def launch(
 ) -> run.Run:
     """Checks the settings, the data's kind and the parent, writes the run folder and wakes the worker."""
     module = stage(stage_name)
-    settings = module.Settings.parse({**preset_settings(stage_name, preset), **values})
-    if dataset.kind != module.COLUMNS:
+    settings = module.Settings.parse({**preset_settings(stage_name, preset, values), **values})
+    if dataset.kind not in ACCEPTED[module.COLUMNS]:
         raise SettingError(f"{module.TITLE} needs {module.COLUMNS} rows; {dataset.name} holds {dataset.kind} rows.")
     if parent:
         check_parent(parent, base)
-    preflight(module, base, dataset, settings)
+    prepare = getattr(module, "prepare", preflight)  # what a stage checks by itself, and what its request keeps
+    kept = prepare(settings, base, dataset)
     request = {
         "stage": stage_name,
         "base": base.ref,
         "base_title": base.title,
         "base_identity": base.identity,
         "base_note": base.note,
-        "parent": parent and {"id": parent.id, "name": parent.name, "weights_sha256": weights_sha256(parent)},
+        "parent": known_weights(parent),
         "preset": preset,
         "settings": settings.values(),
+        **kept,
         "seed": settings.seed,
         "owner": None,
         "dataset": {

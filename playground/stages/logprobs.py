@@ -3,15 +3,19 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
 
-HEAD_ROWS = 1024  # positions per LM-head product: 1024 × 49k logits in fp32 are 200 MB
+from playground.models.products import product
+
+HEAD_ROWS = 256  # positions per LM-head product: 256 × 49k logits in fp32 are 50 MB
+SHARED_LEAST = 8  # tokens that all rows must begin with before they are computed once for all
 
 
 class Learned(NamedTuple):
     """What the model says of the N learned tokens of a batch; mask (B, T-1) says where they stand, the rest is (N,).
 
-    logps in nats, with gradient; right: the token was the likeliest; entropy in nats and mean_logits without gradient.
+    logps in nats, with gradient; right: the token was the likeliest; entropy in nats and mean_logits without gradient;
+    hidden (N, H): the last hidden states that the tokens were predicted from, with gradient.
     """
 
     mask: torch.Tensor
@@ -19,42 +23,104 @@ class Learned(NamedTuple):
     right: torch.Tensor
     entropy: torch.Tensor
     mean_logits: torch.Tensor
+    hidden: torch.Tensor
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """(N,) values at their places in a (B, T-1) tensor, zero elsewhere."""
         return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
 
 
+def hidden_states(causal_lm: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """(B, T, H): last hidden states of rows (B, T) padded on the right.
+
+    What all rows begin with, such as a template's system message, is computed once and its keys and values are shared:
+    the same numbers and the same gradients for less work. Gradient checkpointing can't keep a cache, so not there.
+    """
+    inner = causal_lm.base_model
+    shared = _shared_prefix(input_ids, attention_mask)
+    if shared < SHARED_LEAST or (inner.training and causal_lm.is_activation_checkpointing):
+        return inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    cache = DynamicCache(config=causal_lm.config)
+    first = inner(input_ids=input_ids[:1, :shared], past_key_values=cache, use_cache=True).last_hidden_state
+    cache.batch_repeat_interleave(len(input_ids))
+    rest = inner(
+        input_ids=input_ids[:, shared:], attention_mask=attention_mask, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    return torch.cat([first.expand(len(input_ids), -1, -1), rest], dim=1)
+
+
+def _shared_prefix(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> int:
+    """How many tokens all rows begin with; 0 for a single row, and always less than the shortest row."""
+    if len(input_ids) == 1:
+        return 0
+    same = (input_ids == input_ids[:1]).all(0)
+    return min(int(same.long().cumprod(0).sum()), int(attention_mask.sum(1).min()) - 1)
+
+
 def learned_tokens(
-    causal_lm: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, details: bool = False
+    causal_lm: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    labels: torch.Tensor,
+    details: bool = False,
+    temperature: float = 1.0,
 ) -> Learned:
-    """log p(labels[t+1] | ids[≤t]) wherever the label is not -100.
+    """log p(labels[t+1] | ids[≤t]) wherever the label is not -100, as sampled at `temperature`.
 
     All inputs (B, T), padded on the right. Without `details`, entropy and mean_logits are zeros.
     """
-    hidden = causal_lm.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    hidden = hidden_states(causal_lm, input_ids, attention_mask)
     target = labels[:, 1:]
     mask = target != -100  # (B, T-1)
     hidden, target = hidden[:, :-1][mask], target[mask]  # (N, H), (N,)
     head = causal_lm.get_output_embeddings()
+    logps, right, entropy, mean_logits = _Head.apply(hidden, head.weight, head.bias, target, details, temperature)
+    return Learned(mask, logps, right, entropy, mean_logits, hidden)
 
-    def part(rows: torch.Tensor, goal: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        logits = head(rows).float()
-        logps = -torch.nn.functional.cross_entropy(logits, goal, reduction="none")
-        with torch.no_grad():
-            right = logits.argmax(-1) == goal
-            entropy = mean = torch.zeros_like(logps)
+
+class _Head(torch.autograd.Function):
+    """log softmax((W·h + b)/temperature)[target] of each of N hidden states, and what else Learned tells of them.
+
+    The gradient of one log-prob to its hidden state is (W[target] − Σ p·W)/temperature: a vector as long as the hidden
+    state, found in the same pass as the log-prob. So no logits are kept for backward, in which nothing is left to do
+    but to scale it. W (V, H) and b are frozen. hidden: (N, H), target: (N,).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        target: torch.Tensor,
+        details: bool,
+        temperature: float,
+    ) -> tuple[torch.Tensor, ...]:
+        assert not weight.requires_grad, "the LM head must be frozen"
+        logps, entropy, mean = (hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(3))
+        right = torch.zeros_like(target, dtype=torch.bool)
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(hidden), HEAD_ROWS):
+            part = slice(start, start + HEAD_ROWS)
+            logits = product(hidden[part], weight, bias).float()
+            if temperature != 1:
+                logits /= temperature
+            goal = target[part, None]
+            right[part] = logits.argmax(-1) == goal[:, 0]
             if details:
-                all_logps = logits.log_softmax(-1)
-                entropy, mean = -(all_logps.exp() * all_logps).sum(-1), logits.mean(-1)
+                mean[part] = logits.mean(-1)
+            logits -= logits.logsumexp(-1, keepdim=True)
+            logps[part] = logits.gather(1, goal)[:, 0]
+            if details:
+                entropy[part] = -(logits.exp() * logits).sum(-1)
+            if slope is not None:
+                expected = product(logits.exp_().to(weight.dtype), weight.t())
+                slope[part] = (weight[goal[:, 0]] - expected) / temperature
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(right, entropy, mean)
         return logps, right, entropy, mean
 
-    if not len(target):
-        nothing = hidden.sum(-1)  # empty, and keeps a gradient path
-        return Learned(mask, nothing, nothing.bool(), nothing.detach(), nothing.detach())
-    many = len(target) > HEAD_ROWS and torch.is_grad_enabled()  # recompute each part in backward instead of keeping all
-    parts = [
-        checkpoint(part, rows, goal, use_reentrant=False) if many else part(rows, goal)
-        for rows, goal in zip(hidden.split(HEAD_ROWS), target.split(HEAD_ROWS), strict=True)
-    ]
-    return Learned(mask, *(torch.cat(column) for column in zip(*parts, strict=True)))
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return (gradients[0][:, None] * slope).to(slope.dtype), None, None, None, None, None

@@ -153,6 +153,13 @@ class PairSettings(TrainingSettings):
     )
 
 
+def same(name: str, default: Any = None, **changes: Any) -> Any:
+    """A setting of these stages for one that has not all of them, with another default or other words."""
+    field = ProbeSettings.__dataclass_fields__[name]
+    rule = {**field.metadata, **changes}
+    return setting(field.default if default is None else default, rule.pop("label"), rule.pop("help"), **rule)
+
+
 def pair_rows(dataset: Dataset, settings: PairSettings, renderer: Renderer) -> tuple[list[list[EncodedPair]], int]:
     """((train, held-out) pairs as tokens, how many of the training pairs are too long or refused by the template).
 
@@ -171,10 +178,10 @@ def pair_rows(dataset: Dataset, settings: PairSettings, renderer: Renderer) -> t
     return [train, sorted(heldout, key=len)], left_out
 
 
-def open_model(
-    settings: TrainingSettings, run: Run, base: Base, scorer: bool = False
-) -> "tuple[loading.Placement, PeftModel]":
+def open_model(settings: Any, run: Run, base: Base, scorer: bool = False) -> "tuple[loading.Placement, PeftModel]":
     """(where it runs, the frozen base with the LoRA that is trained), a copy of the parent's where there is one.
+
+    settings: of any stage; those of LoRA, quantization and seed are read.
 
     scorer: with a score head in the LM head's place.
     """

@@ -4,7 +4,12 @@ from typing import Any
 
 import gradio as gr
 
+from playground.runs.run import list_runs
 from playground.settings import Settings, Spec
+from playground.stages import launch
+from playground.stages.judgement import read_scores
+
+NO_RUN = ("(none)", "")
 
 
 def widgets(settings: type[Settings]) -> dict[str, gr.components.Component]:
@@ -17,14 +22,25 @@ def widgets(settings: type[Settings]) -> dict[str, gr.components.Component]:
 
 
 def widget(spec: Spec) -> gr.components.Component:
-    """choices → Dropdown, bool → Checkbox, stepped range → Slider, number → Number, text → Textbox."""
+    """choices and runs → Dropdown, bool → Checkbox, stepped range → Slider, number → Number, text → Textbox."""
     common: dict[str, Any] = {"value": spec.default, "label": spec.label, "info": spec.help, "interactive": True}
     if spec.choices is not None:
         return gr.Dropdown(choices=list(spec.choices), **common)
+    if spec.runs is not None:  # the list grows after the page opened: a name is checked when the run is asked for
+        return gr.Dropdown(choices=offered_runs(spec.runs), allow_custom_value=True, **common)
     if spec.kind is bool:
         return gr.Checkbox(**common)
     if spec.kind is str:
-        return gr.Textbox(lines=3 if "\n" in spec.default else 1, max_length=4000, **common)
+        return gr.Textbox(lines=max(spec.lines, 3 if "\n" in spec.default else 1), max_length=4000, **common)
     if spec.step is not None and spec.low is not None and spec.high is not None:
         return gr.Slider(minimum=spec.low, maximum=spec.high, step=spec.step, **common)
     return gr.Number(precision=0 if spec.kind is int else None, **common)
+
+
+def offered_runs(made_by: str) -> list[tuple[str, str]]:
+    """(name, id) of a stage's finished runs, newest first, behind the choice of none; of a reward model only those
+    whose scores were measured, without which they mean nothing."""
+    found = [run for run in reversed(list_runs()) if run.request["stage"] == made_by]
+    answers = launch.stage(made_by).ANSWERS
+    fit = [run for run in found if run.status().state == "finished" and (answers or "std" in read_scores(run))]
+    return [NO_RUN, *[(run.name, run.id) for run in fit]]

@@ -28,7 +28,11 @@ button[role=tab].selected {color: var(--primary-600) !important}
 .pg-turn.pg-lost {border-left-color: #dc2626}
 .pg-reading {margin: 0 0 .6rem; font-size: .9rem}
 .pg-list {margin: .2rem 0 .4rem; padding-left: 1.2rem}
-details summary {cursor: pointer}
+.pg-alert {color: #78350f; background: #fef3c7; border-left: 3px solid #b45309; border-radius: .25rem;
+  padding: .5rem .75rem; margin: .5rem 0}
+.dark .pg-alert {color: #fde68a; background: #451a03; border-left-color: #f59e0b}
+.pg-alert > * {color: inherit !important}
+details summary {cursor: pointer; overflow-wrap: anywhere; padding: .1rem 0}
 .html-container {padding: 0 !important}
 table.pg-table, table.pg-table thead, table.pg-table tbody, table.pg-table tr {border: 0 !important}
 table.pg-table {width: 100%; border-collapse: collapse}
@@ -52,6 +56,12 @@ def box(inner: list[str], css: str = "", name: str = "div") -> str:
 def live(inner: list[str]) -> str:
     """A box whose changes screen readers announce."""
     return f'<div role="status" aria-live="polite">{"".join(inner)}</div>'
+
+
+def alert(title: str, text: str) -> str:
+    """A warning with a sign that is not told by colour alone. It belongs into a live box, which announces it."""
+    sign = '<span aria-hidden="true">⚠ </span>'
+    return box([sign, tag("strong", f"{title}."), escape(f" {text}")], "pg-alert")
 
 
 def details(summary: str, inner: list[str], opened: bool = False) -> str:

@@ -1,6 +1,7 @@
 """The whole page: header, tabs, and the one timer that keeps every view up to date."""
 
 import os
+from itertools import islice
 from typing import Any
 
 os.environ.setdefault(
@@ -83,14 +84,15 @@ def _keep_fresh(page: gr.Blocks, now: gr.HTML, stage_tabs: list[stage.StageTab])
     inputs: list[Any] = [said]
     outputs: list[Any] = [now, said]
     for tab in stage_tabs:
-        inputs += [tab.picker, tab.seen]
-        outputs += [tab.picker, tab.parent, *tab.outputs]
+        inputs += tab.inputs
+        outputs += [tab.picker, *tab.offers, *tab.outputs]
 
     def tick(before: str, *rest: Any) -> list[Any]:
         words = now_html()
         values: list[Any] = [words, words] if words != before else [gr.skip(), gr.skip()]
-        for tab, run_id, seen in zip(stage_tabs, rest[::2], rest[1::2], strict=True):
-            values += stage.tick(tab.stage, run_id, seen)
+        given = iter(rest)
+        for tab in stage_tabs:
+            values += stage.tick(tab.stage, *islice(given, len(tab.inputs)))
         return values
 
     options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}

@@ -14,24 +14,30 @@ from playground.runs import run as runs
 from playground.runs.run import Run
 from playground.stages import launch
 from playground.stages.inputs import WEIGHTS
-from playground.tabs import fetching, form, hosting, view
+from playground.tabs import fetching, form, hosting, rollouts, view
 
 OWN = "(your own settings)"
 FRESH = "(a new adapter on the starting model)"
 COLOURS = {"training": "#6366f1", "held-out": "#d97706"}
+FRONTIER_COLOURS = dict(zip(view.FRONTIER.values(), COLOURS.values(), strict=True))
+FRONTIER_WORDS = """**Reward against √KL** — every point is an iteration. As the policy leaves its reference, the reward
+that it is trained on (the proxy) goes on rising, while what was meant (gold) at some distance turns down:
+over-optimisation (Gao et al. 2023). Take no more distance than gold repays."""
 IN_VIEW = 4  # curves shown open, two beside each other; the others wait in an accordion
 
 
 @dataclass
 class StageTab:
-    """The components of one stage's tab that others need."""
+    """The components of one stage's tab that others need: those of the tick, and the form's pickers.
+
+    tick() is given the values of `inputs` and fills picker, offers (of runs, in the form) and outputs."""
 
     stage: str
     picker: gr.Dropdown
     data: gr.Dropdown
-    parent: gr.Dropdown
+    offers: list[gr.components.Component]
+    inputs: list[gr.components.Component]
     outputs: list[gr.components.Component]
-    seen: gr.State
 
 
 def build(stage: str) -> StageTab:
@@ -42,14 +48,15 @@ def build(stage: str) -> StageTab:
         with gr.Column(scale=2, min_width=320):
             fields, start = _form(module)
         with gr.Column(scale=3, min_width=320):
-            picker, outputs, seen = _run_view(stage)
+            picker, inputs, outputs = _run_view(stage)
 
     def press(**named: Any) -> Any:
         started = _start(stage, named)
         return gr.Dropdown(choices=run_choices(stage), value=started.id)
 
     start.click(press, inputs_kwargs=fields, outputs=picker, api_name=f"start_{stage}", concurrency_limit=2)
-    return StageTab(stage, picker, fields["data"], fields["parent"], outputs, seen)
+    offers = [fields[name] for name in ("parent", *run_settings(stage))]
+    return StageTab(stage, picker, fields["data"], offers, inputs, outputs)
 
 
 def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Button]:
@@ -92,6 +99,8 @@ def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Bu
         filled: dict[Any, Any] = {settings[name]: value for name, value in values.items()}
         data = library.find(entry["data"], module.COLUMNS).id
         parent = next((value for _, value in parent_choices(entry.get("parent", FRESH)) if value != FRESH), FRESH)
+        for name, made_by in entry.get("runs", {}).items():
+            filled[settings[name]] = next((value for _, value in form.offered_runs(made_by) if value), "")
         return {**filled, about: entry["about"], fields["data"]: data, fields["parent"]: parent}
 
     filled = [*settings.values(), about, fields["data"], fields["parent"]]
@@ -120,15 +129,18 @@ def _start(stage: str, named: dict[str, Any]) -> Run:
         raise gr.Error(str(error), duration=None) from error
 
 
-def _run_view(stage: str) -> tuple[gr.Dropdown, list[gr.components.Component], gr.State]:
-    """The run that is looked at: picker; status, Stop and Resume, curves, probes, log; what was shown last."""
+def _run_view(stage: str) -> tuple[gr.Dropdown, list[gr.components.Component], list[gr.components.Component]]:
+    """The run that is looked at: (its picker, what tick() is given, what it and a change of run fill)."""
+    module = launch.stage(stage)
     picker = gr.Dropdown([], label="Run", info="The newest one; older ones stay here.", elem_id=f"{stage}-run")
     status = gr.HTML(view.status_html(None), elem_id=f"{stage}-status", padding=False)
     with gr.Row():
         stop = gr.Button("Stop and save", variant="stop", size="sm")
         resume = gr.Button("Resume", size="sm")
     plots, readings = _plots(stage, list(view.metrics_of(stage))[:IN_VIEW])
-    probes = gr.HTML(view.probes_html(None), padding=False, visible=launch.stage(stage).ANSWERS)
+    special = [_frontier(stage)] if _has(module, "FRONTIER") else []
+    probes = gr.HTML(view.probes_html(None), padding=False, visible=module.ANSWERS)
+    reads, browser = rollouts.build(picker) if _has(module, "ROLLOUTS") else ([], [])
     with gr.Accordion("More curves", open=False):
         more, words = _plots(stage, list(view.metrics_of(stage))[IN_VIEW:])
     with gr.Accordion("Log", open=False):
@@ -137,11 +149,10 @@ def _run_view(stage: str) -> tuple[gr.Dropdown, list[gr.components.Component], g
     gr.api(stop_run, api_name=f"stop_{stage}", queue=False)  # the picker knows only the runs that its own page has seen
     resume.click(_resume, picker, None, api_visibility="private", queue=False)
     seen = gr.State(None)
-    outputs = [status, *plots, *more, *readings, *words, probes, log, seen]
-    picker.change(
-        lambda run_id: shown(stage, run_id), picker, outputs, api_visibility="private", show_progress="hidden"
-    )
-    return picker, outputs, seen
+    outputs = [status, *plots, *more, *readings, *words, probes, log, *special, *browser, seen]
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    picker.change(lambda run_id, *asked: shown(stage, run_id, *asked), [picker, *reads], outputs, **private)
+    return picker, [picker, seen, *reads], outputs
 
 
 def _plots(stage: str, metrics: list[str]) -> tuple[list[gr.LinePlot], list[gr.HTML]]:
@@ -172,24 +183,45 @@ def _plot(stage: str, metric: str) -> gr.LinePlot:
     )
 
 
-def shown(stage: str, run_id: str | None) -> list[Any]:
-    """Values for StageTab.outputs: everything the page shows of one run."""
+def _frontier(stage: str) -> gr.ScatterPlot:
+    gr.Markdown(FRONTIER_WORDS)
+    return gr.ScatterPlot(
+        x="√KL",
+        y="value",
+        color="series",
+        height=260,
+        color_map=FRONTIER_COLOURS,
+        elem_id=f"frontier-{stage}",
+        show_label=False,
+        label="Reward against √KL",
+    )
+
+
+def _has(module: ModuleType, part: str) -> bool:
+    """Whether a stage asks for a part of the tab that not every stage has: FRONTIER, ROLLOUTS."""
+    return getattr(module, part, False)
+
+
+def shown(stage: str, run_id: str | None, *asked: Any) -> list[Any]:
+    """Values for StageTab.outputs: everything the page shows of one run. `asked`: of the rollout browser, if any."""
     run = Run(run_id) if run_id else None
     seen = (look(run), None)  # looked at first: what changes while the files are read is shown by the next tick
     events = run.metrics() if run else []
-    metrics = view.metrics_of(stage)
-    curves = [_drawn(view.curve(events, metric)) for metric in metrics]
+    module, metrics = launch.stage(stage), view.metrics_of(stage)
+    curves = [_drawn(view.curve(events, metric), COLOURS) for metric in metrics]
     readings = [view.reading_html(events, metric) for metric in metrics]
     log = run.log_tail() if run else ""
-    return [view.status_html(run), *curves, *readings, view.probes_html(run), log, seen]
+    special = [_drawn(view.frontier(events), FRONTIER_COLOURS)] if _has(module, "FRONTIER") else []
+    browser = rollouts.shown(run, *asked) if _has(module, "ROLLOUTS") else []
+    return [view.status_html(run), *curves, *readings, view.probes_html(run), log, *special, *browser, seen]
 
 
-def _drawn(frame: pd.DataFrame | None) -> Any:
+def _drawn(frame: pd.DataFrame | None, colours: dict[str, str]) -> Any:
     """An update for a plot. It looks for new series only when its colours change, as when another run is picked."""
     if frame is None:
         return None
     series = set(frame["series"])
-    return gr.update(value=frame, color_map={name: colour for name, colour in COLOURS.items() if name in series})
+    return gr.update(value=frame, color_map={name: colour for name, colour in colours.items() if name in series})
 
 
 def look(run: Run | None) -> tuple[Any, ...]:
@@ -197,20 +229,28 @@ def look(run: Run | None) -> tuple[Any, ...]:
     return (run.id, run.status().state, run.revision()) if run else ()
 
 
-def tick(stage: str, run_id: str | None, seen: Any) -> list[Any]:
-    """Values for [picker, parent, *outputs] every second or two; what has not changed is skipped.
+def tick(stage: str, run_id: str | None, seen: Any, *asked: Any) -> list[Any]:
+    """Values for [picker, *offers, *outputs] every second or two; what has not changed is skipped.
 
     `seen` is (what was shown of the run, the runs that the pickers offer; None: not known)."""
-    choices, parents = run_choices(stage), parent_choices()
+    choices = run_choices(stage)
+    offers = [parent_choices(), *map(form.offered_runs, run_settings(stage).values())]
     known = [value for _, value in choices]
     chosen = run_id if run_id in known else (known[0] if known else None)
     looked, offered = seen or (None, None)
-    now = (look(Run(chosen) if chosen else None), (choices, parents))
+    now = (look(Run(chosen) if chosen else None), (choices, offers))
     same = offered == now[1]
     picker = gr.skip() if same and run_id == chosen else gr.Dropdown(choices=choices, value=chosen)
-    parent = gr.skip() if same else gr.Dropdown(choices=parents)
-    values = [gr.skip()] * (2 * len(view.metrics_of(stage)) + 3) if looked == now[0] else shown(stage, chosen)[:-1]
-    return [picker, parent, *values, gr.skip() if seen == now else now]
+    lists = [gr.skip() if same else gr.Dropdown(choices=found) for found in offers]
+    module = launch.stage(stage)
+    count = 2 * len(module.METRICS) + 3 + _has(module, "FRONTIER") + 3 * _has(module, "ROLLOUTS")
+    values = [gr.skip()] * count if looked == now[0] else shown(stage, chosen, *asked)[:-1]
+    return [picker, *lists, *values, gr.skip() if seen == now else now]
+
+
+def run_settings(stage: str) -> dict[str, str]:
+    """The stage's settings that name a run, each with the stage of that run."""
+    return {name: spec.runs for name, spec in launch.stage(stage).Settings.specs().items() if spec.runs}
 
 
 def run_choices(stage: str) -> list[tuple[str, str]]:
@@ -232,7 +272,8 @@ def parent_choices(stage: str | None = None) -> list[tuple[str, str]]:
 
 def data_choices(kind: str) -> list[tuple[str, str]]:
     """(label, id) of the datasets that hold this kind of row."""
-    return [(f"{d.name} ({d.train} rows, {d.heldout} held out)", d.id) for d in library.datasets() if d.kind == kind]
+    fitting = [d for d in library.datasets() if d.kind in library.ACCEPTED[kind]]
+    return [(f"{d.name} ({d.train} rows, {d.heldout} held out)", d.id) for d in fitting]
 
 
 def _stop(run_id: str | None) -> None:

@@ -16,7 +16,7 @@ layers on top, each one a training stage that you can run here on a small model 
    the same pairs without a reward model.
 4. **A constitution** writes the preferences down as principles and lets the model criticise and revise itself.
 
-Fine-tuning, the reward model and DPO are open in this version; PPO and the constitution follow.
+Fine-tuning, the reward model, PPO and DPO are open in this version; the constitution follows.
 """
 STEPS = """
 ## Five minutes to a model that changed
@@ -31,7 +31,9 @@ STEPS = """
 
 4. Open **Reward model**, choose its preset and train: about six minutes. In **Score**, type two answers to one
    question and see which it prefers, and after which word it changes its mind.
-5. Open **DPO**, choose its preset, which continues your SFT run, and train. Compare the two in **Chat**; the ticks
+5. Open **PPO**, choose its preset, which takes both of your runs, and train: the model writes answers, the reward model
+   pays for them. Read them below its curves, and see whether it only learned to please the judge.
+6. Open **DPO**, choose its preset, which continues your SFT run, and train. Compare the two in **Chat**; the ticks
    under the run say what was proven before its first step.
 """
 

@@ -1,17 +1,19 @@
 """What a page shows of a run folder: status, curves, probe answers. Reads files, changes nothing."""
 
+import math
 from typing import Any
 
 import pandas as pd
 
 from playground.runs.run import Run, Status
 from playground.stages import launch
-from playground.stages.reading import curves_of, reading
+from playground.stages.reading import alerts, curves_of, reading
 from playground.statistics import thin
 from playground.tabs import html
 
 MOST_POINTS = 500
 MOST_ANSWERS = 12  # of a probe prompt, besides the first
+FRONTIER = {"objective/scores": "reward (proxy)", "checks": "checks passed (gold)"}
 WORDS = {
     "queued": "Queued",
     "running": "Running",
@@ -30,7 +32,7 @@ def duration(seconds: float) -> str:
 
 
 def status_html(run: Run | None) -> str:
-    """State, phase, step, ETA and progress bar, in words and as a bar."""
+    """State, phase, step, ETA and progress, in words and as a bar; what goes wrong, how it ended, what was proven."""
     if run is None:
         return html.live([html.tag("p", "No run yet. Choose data above and press Start.", "pg-note")])
     status, request = run.status(), run.request
@@ -44,6 +46,7 @@ def status_html(run: Run | None) -> str:
         parts.append(html.bar(status.step / status.total if status.total else 0.0, f"Progress of {run.name}"))
     if status.message:
         parts.append(html.tag("p", status.message))
+    parts += [html.alert(alert.title, alert.sentence) for alert in alerts(curves_of(run.metrics()))]
     if status.state == "finished":
         module = launch.stage(request["stage"])
         parts.append(html.tag("p", module.outcome(run) + _took(run)))
@@ -118,6 +121,16 @@ def curve(events: list[dict[str, Any]], metric: str) -> pd.DataFrame | None:
     if rows and rows[0][2] == "held-out":
         rows.insert(0, (rows[0][0], float("nan"), "training"))
     return pd.DataFrame(rows, columns=["step", metric, "series"]) if rows else None
+
+
+def frontier(events: list[dict[str, Any]]) -> pd.DataFrame | None:
+    """(√KL, value, series) of proxy and gold at every iteration, at most 500 points a series; None without a point."""
+    rows: list[tuple[float, float, str]] = []
+    for key, series in FRONTIER.items():
+        found = [e["values"] for e in events if None not in (e["values"].get(key), e["values"].get("objective/kl"))]
+        found = [found[i] for i in thin(len(found), MOST_POINTS)]
+        rows += [(math.sqrt(max(v["objective/kl"], 0.0)), v[key], series) for v in found]
+    return pd.DataFrame(rows, columns=["√KL", "value", "series"]) if rows else None
 
 
 def probes_html(run: Run | None) -> str:
