@@ -272,16 +272,15 @@ def test_a_policy_paid_for_one_letter_writes_it(even_model, seed):
         return text.count(wanted[0]) / max(len(text), 1) if wanted[0] else 0.0
 
     trainer = trainer_on(
-        even_model, Pays(share), seed=seed, learning_rate=1e-2, max_steps=60, response_length=16, kl_coef=0.0,
+        even_model, Pays(share), seed=seed, learning_rate=5e-3, max_steps=60, response_length=16, kl_coef=0.0,
         kl_target=0.0, epoch_kl=0.0, num_mini_batches=2, num_ppo_epochs=4, micro_batch_size=32,
     )  # fmt: skip
     prompts = prompts_for(even_model, 32)
     written = "".join(trainer.collect(prompts, 0).texts)
     wanted[0] = max("abcdefghijklmnopqrstuvwxyz", key=written.count)
     earned = [trainer.iterate(prompts, i).values["objective/scores"] for i in range(1, 61)]
-    print(wanted, [round(e, 2) for e in earned])
     assert earned[0] < 0.2
-    assert earned[-1] >= 0.8
+    assert sum(earned[-10:]) / 10 >= 0.8
 
 
 @pytest.mark.parametrize("pad_is_end", [False, True])

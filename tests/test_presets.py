@@ -324,10 +324,12 @@ def test_a_stage_preset_holds_differences_from_the_defaults_only(path):
     preset = yaml.safe_load(path.read_text(encoding="utf-8"))
     stage = launch.stage(path.parent.name)
     settings = stage.Settings
-    assert set(preset) - {"parent"} == {"about", "data", "settings"}
+    assert set(preset) - {"parent", "runs"} == {"about", "data", "settings"}
     assert launch.stage(preset.get("parent", "sft"))
     assert preset["about"].endswith(".")
     assert preset["data"] in {dataset.name for dataset in library.datasets()}
-    assert library.find(preset["data"], stage.COLUMNS).kind == stage.COLUMNS
+    assert library.find(preset["data"], stage.COLUMNS).kind in library.ACCEPTED[stage.COLUMNS]
+    for name, made_by in preset.get("runs", {}).items():
+        assert settings.specs()[name].runs == made_by
     asked, defaults = settings.parse(preset["settings"]).values(), settings().values()
     assert [name for name in preset["settings"] if asked[name] == defaults[name]] == []

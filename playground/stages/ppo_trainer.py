@@ -89,7 +89,7 @@ class PPO:
             fuse(roles.adapters)
         trained = list(roles.trained().values())
         self.optimizer = torch.optim.AdamW(
-            trained, lr=settings.learning_rate, eps=1e-5, weight_decay=settings.weight_decay
+            trained, lr=settings.learning_rate, eps=1e-5, weight_decay=settings.weight_decay, fused=on_cpu
         )
         self.first_ratio: float | None = None  # of the very first minibatch: 1 unless something is wrong
 

@@ -4,10 +4,8 @@ from typing import Any
 
 import gradio as gr
 
-from playground.runs.run import list_runs
 from playground.settings import Settings, Spec
 from playground.stages import launch
-from playground.stages.judgement import read_scores
 
 NO_RUN = ("(none)", "")
 
@@ -38,9 +36,5 @@ def widget(spec: Spec) -> gr.components.Component:
 
 
 def offered_runs(made_by: str) -> list[tuple[str, str]]:
-    """(name, id) of a stage's finished runs, newest first, behind the choice of none; of a reward model only those
-    whose scores were measured, without which they mean nothing."""
-    found = [run for run in reversed(list_runs()) if run.request["stage"] == made_by]
-    answers = launch.stage(made_by).ANSWERS
-    fit = [run for run in found if run.status().state == "finished" and (answers or "std" in read_scores(run))]
-    return [NO_RUN, *[(run.name, run.id) for run in fit]]
+    """(name, id) of a stage's usable runs, newest first, behind the choice of none."""
+    return [NO_RUN, *[(run.name, run.id) for run in launch.usable_runs(made_by)]]
