@@ -209,7 +209,7 @@ def test_stop_ends_an_answer_and_the_next_question_is_answered(visit):
     left = page.locator("#left-answers [data-testid=bot]").last
     expect(left).to_have_text(re.compile(r"\w+ \w+"), timeout=LONG)
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator("#chat-status")).to_contain_text("Stopped")
+    expect(page.locator("#chat-status")).to_contain_text("Stopped", timeout=LONG)
     page.wait_for_timeout(1000)
     said = left.inner_text()
     page.wait_for_timeout(2000)
