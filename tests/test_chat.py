@@ -5,6 +5,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from playground.models.adapters import open_adapters
 from playground.models.catalog import ModelError
 from playground.models.decode import Sampling, answers
 from playground.runs import run as runs
+from playground.tabs import chat
 
 GREEDY = Sampling(max_new_tokens=12)
 QUESTION = [{"role": "user", "content": "Why do cats purr?"}]
@@ -304,3 +306,49 @@ def test_the_engine_changes_its_base_when_asked_for_another(ask, tuned, tiny_mod
     before = ask([None, run])
     assert list(engine.reply(str(tiny_model_no_template), [None], [QUESTION], GREEDY))
     assert ask([None, run]) == before
+
+
+def test_who_gives_up_while_another_answer_is_written_gets_none_and_leaves_the_turn_alone(tiny_model):
+    gave_up = threading.Event()
+    waiting = engine.reply(str(tiny_model), [None], [QUESTION], GREEDY, should_stop=gave_up.is_set)
+    with resident.turn:
+        gave_up.set()
+        assert list(waiting) == []
+        assert engine.busy()
+    assert not engine.busy()
+
+
+def test_stop_lets_the_answer_end_itself_and_its_last_frame_is_the_last_word(monkeypatch):
+    waited = []
+
+    def slow(stop, **asked):
+        yield asked["question"], "Answering…"
+        assert stop.wait(10)
+        yield asked["question"], "Stopped."
+
+    def clear():
+        chat.halt_and_wait(page)
+        waited.append(list(chat._asked))
+
+    monkeypatch.setattr(chat, "answer", slow)
+    page, other = SimpleNamespace(session_hash="a"), SimpleNamespace(session_hash="b")
+    answer = chat.until_stopped("a", {"question": "Why?"})
+    assert next(answer) == ("Why?", "Answering…")
+    chat.halt(other)  # somebody else's stop, and a stop where nothing is asked
+    assert not chat._asked["a"].stop.is_set()
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    assert list(answer) == [("Why?", "Stopped.")]
+    clearing.join(10)
+    assert waited == [[]]
+
+
+def test_an_answer_that_fails_can_be_followed_by_another(monkeypatch):
+    def broken(**asked):
+        yield from ()
+        raise ValueError("no")
+
+    monkeypatch.setattr(chat, "answer", broken)
+    with pytest.raises(ValueError, match="no"):
+        list(chat.until_stopped("a", {}))
+    assert chat._asked == {}

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
@@ -826,7 +827,7 @@ def test_a_model_that_was_fetched_can_be_used_and_one_that_was_not_is_fetched_on
 
 
 def test_a_question_to_a_deleted_run_is_a_sentence():
-    asking = chat.answer("base", "run_000000000000", "Why?", [[], []], max_new_tokens=8)
+    asking = chat.answer("base", "run_000000000000", "Why?", [[], []], threading.Event(), max_new_tokens=8)
     with pytest.raises(gr.Error, match="There is no run run_000000000000; it may have been deleted"):
         next(asking)
 

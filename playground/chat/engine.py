@@ -35,7 +35,9 @@ def reply(
         raise ModelError(f"{MAX_ADAPTERS} runs at most can answer at once; ask the others afterwards.")
     if scorer := next((run for run in columns if run and run.request["stage"] == "reward"), None):
         raise ModelError(f"{scorer.name} is a reward model: it gives scores, not answers. Use it in the Score tab.")
-    with resident.turn:
+    with resident.my_turn(should_stop) as mine:
+        if not mine:
+            return
         identity = next((run.request["base_identity"] for run in columns if run), None)
         loaded = resident.load(ref, identity, progress)
         roles = [resident.attach(loaded, run) for run in columns]

@@ -5,6 +5,8 @@ It is loaded with the first question. One thing at a time uses it; others wait t
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +35,18 @@ class Loaded:
 
 turn = threading.Lock()
 _loaded: Loaded | None = None
+
+
+@contextmanager
+def my_turn(should_stop: Callable[[], bool]) -> Iterator[bool]:
+    """Holds `turn`; yields False, without holding it, to someone who gave up while waiting."""
+    while not (mine := turn.acquire(timeout=0.2)) and not should_stop():
+        pass
+    try:
+        yield mine
+    finally:
+        if mine:
+            turn.release()
 
 
 def load(ref: str, identity: str | None, progress: Progress, quantization: str = "auto") -> Loaded:

@@ -1,8 +1,10 @@
 """The Chat tab: one question, two checkpoints of one base, both answers streaming from one batch."""
 
 import html
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -14,10 +16,23 @@ from playground.stages.inputs import WEIGHTS
 from playground.tabs import fetching, view
 
 START = "base"
+PATIENCE = 30  # seconds for an answer that was stopped to come to its end
 Turns = list[dict[str, str]]
 INTRO = """The left column is where the model started, the right one what training made of it. Both answer the same
 question at the same time, from one copy of the weights: the right column adds its small adapter, the left one leaves
 it out."""
+
+
+@dataclass
+class Asked:
+    """A question under way. Gradio's own cancelling shows an error and lets a late frame bring the answer back, so the
+    answer ends itself: its last frame is the last word."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+_asked: dict[str | None, Asked] = {}  # by browser page
 
 
 def build() -> list[Any]:
@@ -64,12 +79,12 @@ def build() -> list[Any]:
     histories = gr.State([[], []])
     names = {"left": left, "right": right, "question": question, "histories": histories, **sampling}
 
-    def ask(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+    def ask(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         named = {name: values[component] for name, component in names.items()}
         if not named["question"].strip():
             return
         kept = False
-        for turns, words in answer(**{**named, "question": named["question"].strip()}):
+        for turns, words in until_stopped(request.session_hash, {**named, "question": named["question"].strip()}):
             update: dict[Any, Any] = {left_bot: shown(turns[0]), right_bot: shown(turns[1]), status: words}
             if turns[0][-1]["role"] == "assistant":  # a question that got no answer must not stay in the conversation
                 update[histories] = turns
@@ -78,14 +93,14 @@ def build() -> list[Any]:
             yield update
 
     outputs = [question, histories, left_bot, right_bot, status]
-    asking = question.submit(
-        ask, set(names.values()), outputs, api_visibility="private", concurrency_id="chat", concurrency_limit=2
+    question.submit(
+        ask, set(names.values()), outputs, api_visibility="private", concurrency_id="chat", concurrency_limit=16
     )
-    stop.click(lambda: "Stopped.", None, status, cancels=[asking], queue=False, api_visibility="private")
+    stop.click(halt, api_visibility="private", queue=False)
     fresh = [[[], []], [], [], "A new conversation."]
     for changed in (clear.click, left.input, right.input, left_bot.clear, right_bot.clear):
-        changed(
-            lambda: fresh, None, [histories, left_bot, right_bot, status], cancels=[asking], api_visibility="private"
+        changed(halt_and_wait, api_visibility="private", concurrency_limit=None).then(
+            lambda: fresh, None, [histories, left_bot, right_bot, status], api_visibility="private"
         )
     return [left, right, histories]
 
@@ -117,10 +132,34 @@ def refresh(left: str, right: str, histories: list[Turns]) -> list[Any]:
     ]
 
 
+def until_stopped(page: str | None, asked: dict[str, Any]) -> Iterator[tuple[list[Turns], str]]:
+    """answer(), which `halt` from the same page ends; of two questions from one page, the newer is the one to end."""
+    mine = _asked[page] = Asked()
+    try:
+        yield from answer(**asked, stop=mine.stop)
+    finally:
+        mine.done.set()
+        if _asked.get(page) is mine:
+            del _asked[page]
+
+
+def halt(request: gr.Request) -> None:
+    """Ends this page's answer after the word it is at."""
+    if asked := _asked.get(request.session_hash):
+        asked.stop.set()
+
+
+def halt_and_wait(request: gr.Request) -> None:
+    """Ends this page's answer and waits until it has ended, so that nothing of it comes after what follows."""
+    if asked := _asked.get(request.session_hash):
+        asked.stop.set()
+        asked.done.wait(PATIENCE)
+
+
 def answer(
-    left: str, right: str, question: str, histories: list[Turns], **sampling: Any
+    left: str, right: str, question: str, histories: list[Turns], stop: threading.Event, **sampling: Any
 ) -> Iterator[tuple[list[Turns], str]]:
-    """Yields (both conversations, status line) as the answers grow."""
+    """Yields (both conversations, status line) as the answers grow, until they end or `stop` is set."""
     columns = [None if name == START else Run(name) for name in (left, right)]
     tuned = [run for run in columns if run]
     try:
@@ -140,11 +179,14 @@ def answer(
     answers = ["", ""]
     try:
         chosen = Sampling(**{**sampling, "seed": int(sampling["seed"] or 0), "top_k": int(sampling["top_k"])})
-        for answers in engine.reply(ref, columns, asked, chosen):
+        for answers in engine.reply(ref, columns, asked, chosen, should_stop=stop.is_set):
             began = began or time.monotonic()
             yield _with(asked, answers), "Answering…"
     except ValueError as error:
         raise gr.Error(str(error), duration=None) from error
+    if stop.is_set():
+        yield (_with(asked, answers) if began else asked), "Stopped."
+        return
     words = sum(len(text.split()) for text in answers)
     yield (
         _with(asked, answers),
