@@ -13,7 +13,7 @@ from typing import Any
 
 from playground import verbs
 from playground.models import catalog
-from playground.stages.launch import STAGES
+from playground.stages.launch import MAKERS, STAGES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,12 +28,13 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     verb(verbs.models).add_argument("--fetch", metavar="MODEL", help="fetch and convert this model now")
-    verb(verbs.settings).add_argument("stage", choices=STAGES)
+    verb(verbs.settings).add_argument("stage", choices=(*STAGES, *MAKERS))
     check = verb(verbs.data)
     check.add_argument("action", choices=["check", "list"])
     check.add_argument("file", nargs="?")
+    _constitution_options(verb(verbs.constitution))
     training = verb(verbs.train)
-    training.add_argument("stage", choices=STAGES)
+    training.add_argument("stage", choices=(*STAGES, *MAKERS))
     training.add_argument("--data", help="a stored dataset's name, or a file")
     training.add_argument("--base", help="embedded (the default), a folder, a .gguf file or a Hub id")
     training.add_argument("--from", dest="parent", metavar="RUN", help="continue this run's weights, on its base")
@@ -42,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; may be repeated"
     )
     training.add_argument("--name", help="what to call the run")
+    cook = verb(verbs.recipe)
+    cook.add_argument("name", nargs="?")
+    cook.add_argument("--base", default=catalog.EMBEDDED, help="the starting model, as `train` takes it")
+    cook.add_argument("--constitution", metavar="NAME", help="what its steps apply, in place of the recipe's own")
     talk = verb(verbs.chat)
     talk.add_argument("--run", action="append", help="a run's name or id, or base; may be repeated")
     talk.add_argument("--base", help="the starting checkpoint, where no run says so")
@@ -70,6 +75,12 @@ def parser() -> argparse.ArgumentParser:
     verb(verbs.stop).add_argument("run")
     verb(verbs.resume).add_argument("run")
     return top
+
+
+def _constitution_options(rules: argparse.ArgumentParser) -> None:
+    rules.add_argument("action", choices=["show", "import", "diff"])
+    rules.add_argument("what", nargs="*", help="name or name@number; a file for import; one or two, or files, for diff")
+    rules.add_argument("--name", help="what to call the imported one")
 
 
 def plain(result: Any) -> str:

@@ -19,10 +19,11 @@ class SettingError(ValueError):
 def setting(default: Any, label: str, help: str, **rule: Any) -> Any:
     """A dataclass field that describes itself.
 
-    `rule` may hold low, high, step (numbers), choices (a tuple), runs (the stage whose runs can be named), lines (of
+    `rule` may hold low, high, step (numbers), choices (a tuple), runs (the stage whose runs can be named), offers (what
+    kind of thing is named, such as constitutions), model (it names a model, which not every host may open), lines (of
     text) and advanced (shown in the closed part of the form).
     """
-    known = {"low", "high", "step", "choices", "runs", "lines", "advanced"}
+    known = {"low", "high", "step", "choices", "runs", "offers", "model", "lines", "advanced"}
     if unknown := set(rule) - known:
         raise TypeError(f"setting {label!r}: unknown {sorted(unknown)}")
     return dataclasses.field(default=default, metadata={"label": label, "help": help, **rule})
@@ -42,6 +43,8 @@ class Spec:
     step: float | None = None
     choices: tuple[Any, ...] | None = None
     runs: str | None = None
+    offers: str | None = None
+    model: bool = False
     lines: int = 1
     advanced: bool = False
 
@@ -114,7 +117,7 @@ def markdown(settings: type[Settings]) -> str:
     """The settings as the README's table."""
     lines = ["| setting | default | accepts | what it does |", "|---|---|---|---|"]
     for spec in settings.specs().values():
-        accepts = f"a {spec.runs} run" if spec.runs else "text"
+        accepts = f"a {spec.runs} run" if spec.runs else spec.offers or "text"
         if spec.choices is not None:
             accepts = ", ".join(str(choice) for choice in spec.choices)
         elif spec.low is not None and spec.high is not None:

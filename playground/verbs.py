@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
-from playground.data import library
+from playground.data import constitutions, library
+from playground.data.constitution import dump
 from playground.data.readers import read_file
 from playground.data.report import examine
 from playground.models import catalog
 from playground.runs import queue, run
-from playground.stages import launch
+from playground.stages import launch, recipes
 
 
 def models(args: argparse.Namespace) -> Any:
@@ -66,6 +67,40 @@ def data(args: argparse.Namespace) -> Any:
     return report.as_json() if args.json else "\n".join(report.words())
 
 
+def constitution(args: argparse.Namespace) -> Any:
+    """Show a constitution (or list them all), import a file as one, or tell what differs between two."""
+    if args.name and args.action != "import":
+        raise ValueError("--name goes with constitution import.")
+    if args.action == "show" and not args.what:
+        newest = [constitutions.versions(name)[-1] for name in constitutions.names() if constitutions.versions(name)]
+        return [
+            {"name": v.name, "version": v.number, "principles": len(v.constitution.principles), "sha256": v.sha256}
+            for v in newest
+        ]
+    if not 1 <= len(args.what) <= (2 if args.action == "diff" else 1):
+        wanted = {"show": "a name", "import": "a file", "diff": "one or two names or files"}[args.action]
+        raise ValueError(f"constitution {args.action} needs {wanted}; got {len(args.what)}.")
+    if args.action == "diff":
+        old, new = constitutions.compared(*args.what)
+        changes = constitutions.diff(old, new)
+        if not args.json:
+            return "\n".join(constitutions.diff_words(changes))
+        return {
+            "before": constitutions.known(old),
+            "after": constitutions.known(new),
+            "changes": [dataclasses.asdict(change) for change in changes],
+        }
+    if args.action == "import":
+        version = constitutions.import_file(Path(args.what[0]), args.name)
+    else:
+        version = constitutions.find(args.what[0])
+    if args.json:
+        return constitutions.known(version) | {"about": version.constitution.about}
+    if args.action == "import":
+        return f"{version.label}: {len(version.constitution.principles)} principles"
+    return dump(version.constitution).rstrip("\n")
+
+
 def train(args: argparse.Namespace) -> Any:
     """Start a run, wait for its end and show its progress. Ctrl-C stops it after the step, with its weights saved."""
     values = _pairs(args.set)
@@ -88,6 +123,20 @@ def train(args: argparse.Namespace) -> Any:
     started = launch.launch(args.stage, base, dataset, values, args.name, args.preset, parent)
     show(f"{started.name} ({started.id})\n")
     return _wait(started)
+
+
+def recipe(args: argparse.Namespace) -> Any:
+    """Run a whole recipe, stage after stage, and show its progress; without a name, list the recipes."""
+    if not args.name:
+        return [{"name": name, "about": entry["about"]} for name, entry in recipes.recipes().items()]
+    recipes.steps(args.name)  # a name that is not known is told before a model is fetched
+    started = recipes.start(args.name, catalog.prepare(args.base, show), args.constitution)
+    ended = []
+    for step in started:
+        ended.append(_wait(step) | {"outcome": launch.stage(step.request["stage"]).outcome(step)})
+        if ended[-1]["state"] != "finished":  # the others wait in the queue until this one is resumed
+            break
+    return ended
 
 
 def chat(args: argparse.Namespace) -> Any:
@@ -126,7 +175,7 @@ def evaluate(args: argparse.Namespace) -> Any:
     parent = (tuned.request["parent"] or {}).get("id") if tuned else None
     named = args.against or parent or "base"
     against = None if named == "base" or not judge else run.find(named)
-    found = evaluate(Trial(base, tuned, library.find(args.data, "sft"), judge, against), show, limits)
+    found = evaluate(Trial(base, tuned, library.find(args.data, "prompts"), judge, against), show, limits)
     show("")
     if not args.json:
         return "\n".join(found.words())

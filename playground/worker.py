@@ -75,8 +75,10 @@ def work(run: Run) -> None:
     _give_way()
     signal.signal(signal.SIGTERM, lambda *_: run.request_stop())
     _wait_for_supervisor(run)
-    request = run.request
     try:
+        from playground.stages.recipes import resolve
+
+        request = resolve(run)
         stage = importlib.import_module(f"playground.stages.{request['stage']}")
         stage.main(stage.Settings.parse(request["settings"]), run)
     except Stopped:

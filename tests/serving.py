@@ -1,5 +1,6 @@
 """app.py in a process of its own, as a newcomer starts it, on a free port and in a home of the test's."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -7,9 +8,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +36,21 @@ def serve(home: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def laid_out(build: Callable[[], Any]) -> tuple[gr.Blocks, Any]:
+    """(blocks, what a function returned that laid out a part of the page in them), in a loop that is closed again.
+
+    Gradio makes a loop for the blocks where none is running, and leaves it open. In a thread of its own, because the
+    browser tests leave a running one in this thread.
+    """
+
+    async def lay_out() -> tuple[gr.Blocks, Any]:
+        with gr.Blocks(title="Alignment Playground", fill_width=True) as blocks:
+            return blocks, build()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(lay_out())).result()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:

@@ -17,7 +17,7 @@ CHROMIUM = os.environ.get("PLAYGROUND_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
 )
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
-TABS = ("Start", "Data", "Fine-tune (SFT)", "Reward model", "PPO", "DPO", "Score", "Chat", "Runs")
+TABS = ("Start", "Data", "Fine-tune (SFT)", "Reward model", "PPO", "DPO", "Constitution", "Score", "Chat", "Runs")
 CURVE = "[...document.querySelectorAll('#plot-sft-loss svg .mark-line path')].map(p => p.getAttribute('d')).join()"
 LONG = 120_000  # ms; a slow machine is no failure
 

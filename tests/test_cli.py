@@ -24,7 +24,20 @@ from playground.stages import launch
 from playground.stages.sft import SFTSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ["models", "settings", "data", "train", "chat", "evaluate", "score", "runs", "stop", "resume"]
+VERBS = [
+    "models",
+    "settings",
+    "data",
+    "constitution",
+    "train",
+    "recipe",
+    "chat",
+    "evaluate",
+    "score",
+    "runs",
+    "stop",
+    "resume",
+]
 ROWS = [{"prompt": f"What is {i} + {i}?", "completion": f"It is {2 * i}."} for i in range(40)]
 PAIRS = [
     {"prompt": f"What is {i} + {i}?", "chosen": f"It is {2 * i}.", "rejected": f"No idea, {i}."} for i in range(40)

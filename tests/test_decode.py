@@ -1,5 +1,6 @@
 """The decoding loop gives what transformers' generate gives, row by row, whoever else is in the batch."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -217,3 +218,26 @@ def test_the_layout_for_small_batches_changes_no_value(tiny_model, tiny, prompts
         torch.testing.assert_close(other(ids).logits, tiny(ids).logits, atol=1e-5, rtol=1e-5)
     sampling = Sampling(max_new_tokens=12)
     assert rows_of(other, prompts, set(), sampling) == rows_of(tiny, prompts, set(), sampling)
+
+
+def test_a_shared_beginning_is_read_once_and_changes_no_answer(tiny_model, monkeypatch):
+    from playground.models import decode as module
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    chance = random.Random(0)
+    front = [chance.randrange(200) for _ in range(80)]
+    prompts = [front + [chance.randrange(200) for _ in range(n)] for n in (1, 9, 4)]
+    found, read = {}, []
+    plain = model.forward
+
+    def counted(*args, **inputs):
+        read.append(inputs["input_ids"].numel())
+        return plain(*args, **inputs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    for least in (64, 10**9):
+        monkeypatch.setattr(module, "SHARED_LEAST", least)
+        read.clear()
+        found[least] = [module.answers(model, prompts, set(), Sampling(12)), sum(read[:2])]
+    assert found[64][0] == found[10**9][0]
+    assert found[64][1] < 120 < found[10**9][1]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from serving import serve, wait_for
+from serving import laid_out, serve, wait_for
 
 from playground.data import library
 from playground.data.readers import RawRow
@@ -36,6 +36,7 @@ INPUTS = {"textbox", "number", "slider", "dropdown", "checkbox", "radio", "check
 WITHOUT_INFO = {
     "Upload a file": "gr.File has no info; the intro above it says what may be uploaded",
     "File of answers": "the same, for the Score tab",
+    "File of principles": "the same, for the Constitution tab",
     "Your question": "its placeholder is an example, and a sentence under a chat's input would be in the way",
 }
 
@@ -211,8 +212,8 @@ def test_the_page_opens(server):
     assert "Alignment Playground" in text
 
 
-def test_the_page_has_at_most_500_components(config):
-    assert 50 < len(config["components"]) <= 500
+def test_the_page_has_at_most_900_components(config):
+    assert 50 < len(config["components"]) <= 900
 
 
 def test_every_input_has_a_label_and_says_what_it_is_for(config):
@@ -250,7 +251,18 @@ def test_every_setting_is_in_the_form_with_its_own_words_and_default(config, nam
 
 def test_every_stage_has_a_tab_in_the_order_of_the_lesson(config):
     tabs = [component["props"]["label"] for component in config["components"] if component["type"] == "tabitem"]
-    assert tabs == ["Start", "Data", "Fine-tune (SFT)", "Reward model", "PPO", "DPO", "Score", "Chat", "Runs"]
+    within = ["Principles", "Critique and revise", "AI feedback", "Measure", "Review", "Recipe"]
+    stages = ["Fine-tune (SFT)", "Reward model", "PPO", "DPO"]
+    assert [name for name in tabs if name not in within] == [
+        "Start",
+        "Data",
+        *stages,
+        "Constitution",
+        "Score",
+        "Chat",
+        "Runs",
+    ]
+    assert [name for name in tabs if name in within] == within
 
 
 def test_the_content_security_policy_is_on_pages_and_on_streams(server):
@@ -442,8 +454,9 @@ def test_stopping_a_run_that_is_not_there_is_a_sentence(client):
 def test_only_these_endpoints_are_public(server):
     with urllib.request.urlopen(f"{server[0]}/gradio_api/info", timeout=30) as answer:
         named = json.load(answer)["named_endpoints"]
-    assert set(named) == {f"/{verb}_{name}" for verb in ("start", "stop") for name in launch.STAGES}
-    for name in launch.STAGES:
+    stages = (*launch.STAGES, *launch.MAKERS)
+    assert set(named) == {f"/{verb}_{name}" for verb in ("start", "stop") for name in stages} | {"/start_recipe"}
+    for name in stages:
         parameters = [parameter["parameter_name"] for parameter in named[f"/start_{name}"]["parameters"]]
         assert parameters == [*FORM, *launch.stage(name).Settings.specs()]
 
@@ -712,16 +725,6 @@ def test_the_html_helpers_escape_labels_and_classes():
 
 def changes(values: list) -> list[bool]:
     return [not (isinstance(value, dict) and value.get("__type__") == "update" and len(value) == 1) for value in values]
-
-
-def laid_out(build):
-    """(blocks, what a function returned that laid out a part of the page in them), in a loop that is closed again."""
-
-    async def lay_out():
-        with gr.Blocks() as blocks:
-            return blocks, build()
-
-    return asyncio.run(lay_out())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from playground.data.report import examine
 from playground.stages import checks, launch
 
 PRESETS = Path(__file__).parents[1] / "presets"
-FILES = sorted(PRESETS.glob("*/*.yaml"))
+FILES = sorted(path for path in PRESETS.glob("*/*.yaml") if path.parent.name not in ("constitutions", "recipes"))
 
 
 SPLITS = {"train": "preferences.jsonl", "heldout": "preferences-heldout.jsonl"}

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from playground.data.prompts import is_prompt
 from playground.data.readers import read_text
 from playground.data.report import examine
 from playground.data.shapes import ROLES, SFT_SHAPES, RowError, conversation, recognise
@@ -339,6 +340,33 @@ def test_messages_that_are_refused(messages, words):
 )
 def test_columns_that_are_refused(record, words):
     assert reason(record) == words or words is None
+
+
+# ---- prompts without answers
+
+
+@pytest.mark.parametrize("column", [
+    "completion", "answers", "response", "Output", "chosen", "solution",
+    "target", "best_answer", "Correct Answers", "incorrect_answers", "reference", "reference_answer", "gold",
+    "output_text", "expected_output", "ground_truth", "modelResponse", "response_0", "answer_b", "human_answers",
+    "chatgpt_answers", "generated_text", "ideal", "summary", "reply",
+])  # fmt: skip
+def test_a_column_with_an_answer_is_never_thrown_away(column):
+    """Who has one beside a prompt did not mean to drop it: such a file is no list of prompts."""
+    for asked in ("prompt", "question"):
+        assert not is_prompt({asked: "What is two and two?", column: "Four."})
+    rows = [{"question": f"What is {n}?"} for n in range(4)] + [{"question": "What is four?", column: "Two and two."}]
+    report = examine(read_text("\n".join(map(json.dumps, rows))))
+    assert (report.kind, len(report.kept)) == ("prompts", 4)
+    assert report.dropped == [(5, "a row with an answer among rows that are mostly prompts without one")]
+
+
+@pytest.mark.parametrize(
+    "column", ["id", "topic", "kind", "label", "source", "answer_type", "target_language", "gold_id"]
+)
+def test_other_columns_leave_a_prompt_a_prompt(column):
+    assert is_prompt({"prompt": "What is two and two?", column: "sum"})
+    assert is_prompt({"messages": [ASK], column: "sum"})
 
 
 # ---- anything at all

@@ -12,6 +12,7 @@ from typing import Any
 
 from playground.chat import resident
 from playground.data.pairs import SIDES, Pair
+from playground.data.prompts import Prompt
 from playground.data.rendering import Encoded, Message
 from playground.models import scoring
 from playground.models.catalog import ModelError, Progress, silent
@@ -89,6 +90,8 @@ def items_of(rows: Sequence[Any]) -> list[tuple[Item, dict[str, Any]]]:
     for row in rows:
         if isinstance(row, Pair):
             found += [((row.prompt, getattr(row, side)), {"row": row.row, "side": side}) for side in SIDES]
+        elif isinstance(row, Prompt):
+            raise ModelError(f"Row {row.row} is a prompt without an answer, so there is nothing to score.")
         else:
             found.append(((row.asked, row.messages[-1]["content"]), {"row": row.row}))
     return found

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from playground.data.pairs import Pair
+from playground.data.prompts import Prompt, stored_prompt
 from playground.data.readers import DataError, read_file
 from playground.data.report import Report, examine
 from playground.data.shapes import Row
@@ -25,8 +26,16 @@ from playground.home import clean_name, free_name, home
 
 ID = re.compile(r"data_[0-9a-f]{12}")
 PRESETS = Path(__file__).resolve().parents[2] / "presets" / "data"
-FILES = {"sft": ("sft.jsonl", "heldout.jsonl"), "preference": ("preferences.jsonl", "preferences-heldout.jsonl")}
-ACCEPTED = {"sft": ("sft",), "preference": ("preference",), "prompts": ("sft", "preference")}  # stages' rows → kinds
+FILES = {
+    "sft": ("sft.jsonl", "heldout.jsonl"),
+    "preference": ("preferences.jsonl", "preferences-heldout.jsonl"),
+    "prompts": ("prompts.jsonl", "prompts-heldout.jsonl"),
+}
+ACCEPTED = {  # stages' rows → kinds
+    "sft": ("sft",),
+    "preference": ("preference",),
+    "prompts": ("sft", "preference", "prompts"),
+}
 HELDOUT_SHARE = 0.1
 HELDOUT_MOST = 200
 
@@ -43,10 +52,11 @@ class Dataset:
     train: int
     heldout: int
     source: str
+    origin: dict[str, Any] | None = None  # what made the rows, where a run of the app did
 
     def rows(self, split: str) -> list[Any]:
-        """The rows of "train" or "heldout": conversations (Row) or pairs (Pair), as the kind says."""
-        read = {"sft": _row, "preference": _pair}[self.kind]
+        """The rows of "train" or "heldout": conversations (Row), pairs (Pair) or prompts (Prompt), as the kind says."""
+        read = {"sft": _row, "preference": _pair, "prompts": stored_prompt}[self.kind]
         with (self.folder / self._file(split)).open(encoding="utf-8") as file:
             return [read(number, json.loads(line)) for number, line in enumerate(file, 1)]
 
@@ -103,18 +113,40 @@ def store(report: Report, name: str, source: str) -> Dataset:
     """Keeps the report's rows under a name; the folder appears complete in one step."""
     if not report.kept:
         raise DataError(report.refusal())
-    train, heldout = split_by_prompt(report.kept)
+    facts = {"kind": report.kind, "shape": report.shape, "source": source, "dropped": report.as_json()["dropped"]}
+    return _written(name, facts, *split_by_prompt(report.kept))
+
+
+def make(
+    name: str,
+    kind: str,
+    rows: list[Any],
+    source: str,
+    origin: dict[str, Any],
+    heldout: list[Any] | None = None,
+) -> Dataset:
+    """Keeps rows that a run of the app made, split as an upload's are unless the held-out ones are named.
+
+    The same rows of the same origin are kept once. Stored rows are numbered from 1 in each part, whatever they were.
+    """
+    if not rows:
+        raise DataError(f"There are no rows to keep as {clean_name(name, 'data')}.")
+    parts = split_by_prompt(rows) if heldout is None else (rows, heldout)
+    sha256 = digest(*parts)
+    known = next((d for d in datasets() if (d.kind, d.sha256, d.origin) == (kind, sha256, origin)), None)
+    return known or _written(name, {"kind": kind, "source": source, "origin": origin}, *parts)
+
+
+def _written(name: str, facts: dict[str, Any], train: list[Any], heldout: list[Any]) -> Dataset:
+    """A new dataset's folder, of these rows and with these facts beside what can be counted."""
     meta = {
         "id": f"data_{secrets.token_hex(6)}",
         "name": free_name(clean_name(name, "data"), {d.name for d in datasets()}),
-        "kind": report.kind,
-        "shape": report.shape,
         "created": time.time(),
-        "source": source,
         "sha256": digest(train, heldout),
         "train": len(train),
         "heldout": len(heldout),
-        "dropped": report.as_json()["dropped"],
+        **facts,
     }
     part = root() / f".{meta['id']}.part"
     part.mkdir()
@@ -188,15 +220,15 @@ def digest(train: list[Any], heldout: list[Any]) -> str:
 
 
 def _row(number: int, stored: dict[str, Any]) -> Row:
-    return Row(number, stored["messages"])
+    return Row(number, stored["messages"], stored.get("notes", {}))
 
 
 def _pair(number: int, stored: dict[str, Any]) -> Pair:
     chosen, rejected = (stored[side][-1]["content"] for side in ("chosen", "rejected"))
-    return Pair(number, stored["prompt"], chosen, rejected)
+    return Pair(number, stored["prompt"], chosen, rejected, stored.get("label", 1.0), stored.get("notes", {}))
 
 
-def _opening(row: Row | Pair) -> str:
+def _opening(row: Row | Pair | Prompt) -> str:
     first = next(message["content"] for message in row.asked if message["role"] == "user")
     return " ".join(first.casefold().split())
 
@@ -206,14 +238,15 @@ def _stored(folder: Path) -> tuple[float, Dataset] | None:
     fields = ("name", "kind", "sha256", "train", "heldout", "source")
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        return meta["created"], Dataset(id=folder.name, folder=folder, **{field: meta[field] for field in fields})
+        known = {field: meta[field] for field in fields}
+        return meta["created"], Dataset(id=folder.name, folder=folder, **known, origin=meta.get("origin"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _preset(folder: Path, kind: str) -> Dataset:
-    """A preset's dataset; the conversations bear the folder's name, the pairs say that they are preferences."""
-    name = folder.name if kind == "sft" else f"{folder.name}-preferences"
+    """A preset's dataset; it bears the folder's name, and pairs say besides that they are preferences."""
+    name = f"{folder.name}-preferences" if kind == "preference" else folder.name
     draft = Dataset(name, name, kind, folder, "", 0, 0, "comes with the app")
     train, heldout = draft.rows("train"), draft.rows("heldout")
     return dataclasses.replace(draft, sha256=digest(train, heldout), train=len(train), heldout=len(heldout))

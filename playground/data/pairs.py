@@ -8,10 +8,10 @@ what the two sides share before it is the prompt.
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from playground.data.records import is_chat
+from playground.data.records import is_chat, shown
 from playground.data.shapes import Message, Record, RowError, clean, is_turns, system_of, text_of, turns_of
 
 SIDES = ("chosen", "rejected")
@@ -21,12 +21,17 @@ TURN = re.compile(r"(?:^|\n\n)(Human|Hum|Assistant):[ \t]?")
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt with the answer that is preferred and the one that is not; `row` is its number in the file."""
+    """A prompt with the answer that is preferred and the one that is not; `row` is its number in the file.
+
+    label: the probability that `chosen` is the better one; 1 unless whoever compared them was in doubt.
+    """
 
     row: int
     prompt: list[Message]
     chosen: str
     rejected: str
+    label: float = 1.0
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def asked(self) -> list[Message]:
@@ -35,8 +40,8 @@ class Pair:
 
     @property
     def content(self) -> Any:
-        """What a dataset's hash is made of."""
-        return [self.prompt, self.chosen, self.rejected]
+        """What a dataset's hash is made of; a certain label is no part of it, nor is where the pair came from."""
+        return [self.prompt, self.chosen, self.rejected] + ([self.label] if self.label != 1 else [])
 
     def conversation(self, side: str) -> list[Message]:
         """The prompt with the answer of one side, "chosen" or "rejected"."""
@@ -44,8 +49,10 @@ class Pair:
 
     def as_json(self) -> Record:
         """The pair as it is stored, in the form that TRL reads."""
-        answers = {side: [{"role": "assistant", "content": getattr(self, side)}] for side in SIDES}
-        return {"prompt": self.prompt, **answers}
+        found: Record = {"prompt": self.prompt}
+        found |= {side: [{"role": "assistant", "content": getattr(self, side)}] for side in SIDES}
+        found |= {"label": self.label} if self.label != 1 else {}
+        return found | ({"notes": self.notes} if self.notes else {})
 
 
 def is_pair(record: Record) -> bool:
@@ -78,7 +85,29 @@ def pair(number: int, record: Record) -> tuple[str, Pair]:
     asked = asked if own else system_of(record) + asked
     # cleaned with their prompt: two assistant turns in a row are one answer
     first, second = (clean([*asked, {"role": "assistant", "content": answer.strip()}]) for answer in answers)
-    return shape, Pair(number, first[:-1], first[-1]["content"].strip(), second[-1]["content"].strip())
+    label = _soft_label(record)
+    return shape, Pair(number, first[:-1], first[-1]["content"].strip(), second[-1]["content"].strip(), label)
+
+
+def _soft_label(record: Record) -> float:
+    """The probability that `chosen` is the better answer, 1 where none is given.
+
+    Many public sets have a column `label` that means something else, so an upload's label is called `soft_label`.
+    `label` is taken only as a fraction in a file of the library's own form, which has no further columns.
+    """
+    value = record.get("soft_label")
+    own = set(record) <= {"prompt", *SIDES, "label", "notes"} and isinstance(record.get("prompt"), list)
+    if value is None and own and isinstance(record.get("label"), float):
+        value = record["label"]
+    if _is_blank(value):
+        return 1.0
+    try:
+        label = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1.0
+    except (ValueError, OverflowError):
+        label = -1.0
+    if not 0 <= label <= 1:
+        raise RowError(f"the soft label is {shown(str(value))[:20]}, not a number from 0 to 1")
+    return label
 
 
 Pieces = tuple[list[Message], str, str]
@@ -97,14 +126,14 @@ def _from_texts(sides: dict[str, str], prompt: Any) -> tuple[str, Pieces]:
     before = prompt.strip() if isinstance(prompt, str) else ""
     if before and all(_repeats(text.lstrip(), before) for text in (chosen, rejected)):
         chosen, rejected = (text.lstrip()[len(before) :] for text in (chosen, rejected))
-    return "prompt, chosen, rejected", (_conversation(prompt, "prompt"), chosen, rejected)
+    return "prompt, chosen, rejected", (conversation_of(prompt, "prompt"), chosen, rejected)
 
 
 def _from_conversations(sides: dict[str, Any], prompt: Any) -> tuple[str, Pieces]:
     """Whole conversations or transcripts, or lists that hold the answer alone."""
     shape = "HH transcript" if any(map(_is_transcript, sides.values())) else "conversations"
-    before = _conversation(prompt, "prompt") if prompt is not None else []
-    split = [_split(_conversation(value, side), side) for side, value in sides.items()]
+    before = conversation_of(prompt, "prompt") if prompt is not None else []
+    split = [_split(conversation_of(value, side), side) for side, value in sides.items()]
     (asked, chosen), (other, rejected) = split
     if asked != other:
         raise RowError("the two sides part ways before the last answer, so they answer different prompts")
@@ -126,7 +155,7 @@ def _split(messages: list[Message], side: str) -> tuple[list[Message], str]:
     return messages[:-1], messages[-1]["content"]
 
 
-def _conversation(value: Any, field: str) -> list[Message]:
+def conversation_of(value: Any, field: str) -> list[Message]:
     """Messages from a list of turns, one turn, a transcript, or a plain text (which is the user's in a prompt)."""
     if isinstance(value, dict):
         value = [value]

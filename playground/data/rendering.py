@@ -104,13 +104,13 @@ class Renderer:
             ids += self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode(self, messages: list[Message]) -> Encoded:
+    def encode(self, messages: list[Message], add_generation_prompt: bool = False) -> Encoded:
         """Tokens of a whole conversation; learned are the assistant's words and the token that ends each turn.
 
         Every piece is tokenized by itself: an answer starts on a token boundary here, as when the model writes it.
         """
         ids, learned, texts = [], [], []
-        for text, learn in self._pieces(messages):
+        for text, learn in self._pieces(messages, add_generation_prompt):
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
             ids += encoding.ids
             learned += [learn] * len(encoding.ids)

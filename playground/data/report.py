@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from playground.data.pairs import SIDES, Pair, is_pair, pair
+from playground.data.prompts import Prompt, is_prompt, prompt
 from playground.data.readers import RawRow
 from playground.data.rendering import Encoded, Renderer, RenderError
 from playground.data.shapes import Record, Row, RowError, conversation
@@ -15,6 +16,7 @@ from playground.data.shapes import Record, Row, RowError, conversation
 KINDS: dict[str, Callable[[int, Record], tuple[str, Any]]] = {
     "sft": conversation,
     "preference": pair,
+    "prompts": prompt,
 }  # kind of row → (number, record) → (shape's name, row)
 
 
@@ -59,6 +61,7 @@ class Report:
         needs = {
             "sft": "messages, or prompt and completion, or instruction and output, or conversations",
             "preference": "a prompt, a chosen and a rejected answer, or two whole conversations",
+            "prompts": "a prompt or a question, or messages that end with the user",
         }
         return f"No row can be used: {reason} (row {some(rows)}). Each row needs {needs[self.kind]}."
 
@@ -73,7 +76,7 @@ class Lengths:
     """Token counts of the kept rows under one model's template, and what a limit does to them.
 
     tokens counts whole conversations (both sides of a pair are two), learned their targets. A conversation that is too
-    long is cut; a pair is left out, because half an answer can't be compared.
+    long is cut; a pair is left out, because half an answer can't be compared, and so is a prompt.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -92,11 +95,15 @@ class Lengths:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A pair as tokens: the prompt, and both answers up to and with the token that ends them."""
+    """A pair as tokens: the prompt, and both answers up to and with the token that ends them.
+
+    label: the probability that `chosen` is the better one.
+    """
 
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
+    label: float = 1.0
 
     def __len__(self) -> int:
         """Tokens of the longer side."""
@@ -110,7 +117,8 @@ def examine(raw: list[RawRow]) -> Report:
     """
     shapes: Counter[str] = Counter()
     records = [item.value for item in raw if item.value is not None]
-    kind = "preference" if sum(map(is_pair, records)) * 2 > len(records) else "sft"
+    kinds = {"preference": is_pair, "prompts": is_prompt}
+    kind = next((kind for kind, fits in kinds.items() if sum(map(fits, records)) * 2 > len(records)), "sft")
     report = Report(kind, "", len(raw))
     seen: dict[str, int] = {}
     for item in raw:
@@ -143,7 +151,7 @@ def measure(rows: list[Any], renderer: Renderer, max_length: int) -> Lengths:
             found.refused.append((row.row, str(error)))
             continue
         longest = max(len(encoded.ids) for encoded in sides)
-        if len(sides) == 1:
+        if isinstance(row, Row):
             sides = [sides[0].cut(max_length)]
             if longest > max_length:
                 found.cut.append(row.row)
@@ -161,9 +169,12 @@ def measure(rows: list[Any], renderer: Renderer, max_length: int) -> Lengths:
 
 
 def encoded_sides(row: Any, renderer: Renderer) -> list[Encoded]:
-    """The conversation as tokens, or the two conversations of a pair: chosen, rejected."""
+    """The conversation as tokens, or the two conversations of a pair: chosen, rejected. Of a prompt none is learned."""
     if isinstance(row, Pair):
         return [renderer.answer(row.prompt, getattr(row, side)) for side in SIDES]
+    if isinstance(row, Prompt):
+        asked = renderer.encode(row.messages, add_generation_prompt=True)
+        return [Encoded(asked.ids, [False] * len(asked.ids), asked.texts)]
     return [renderer.encode(row.messages)]
 
 
@@ -189,8 +200,8 @@ def training_pairs(rows: list[Pair], renderer: Renderer, max_length: int) -> lis
         except RenderError:
             continue
         if max(len(encoded.ids) for encoded in sides) <= max_length:
-            answers = [encoded.ids[encoded.start :] for encoded in sides]
-            kept.append(EncodedPair(sides[0].ids[: sides[0].start], *answers))
+            chosen, rejected = (encoded.ids[encoded.start :] for encoded in sides)
+            kept.append(EncodedPair(sides[0].ids[: sides[0].start], chosen, rejected, row.label))
     return kept
 
 

@@ -6,7 +6,7 @@ last one the assistant's. A row that can't be brought there raises RowError with
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from playground.data.records import KINDS, UNSAFE, shown
@@ -37,10 +37,11 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """A conversation that can be trained on; `row` is its number in the file."""
+    """A conversation that can be trained on; `row` is its number in the file, `notes` say where it came from."""
 
     row: int
     messages: list[Message]
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def asked(self) -> list[Message]:
@@ -49,12 +50,12 @@ class Row:
 
     @property
     def content(self) -> Any:
-        """What a dataset's hash is made of."""
+        """What a dataset's hash is made of: what is learned, not where it came from."""
         return self.messages
 
     def as_json(self) -> Record:
         """The row as it is stored."""
-        return {"messages": self.messages}
+        return {"messages": self.messages} | ({"notes": self.notes} if self.notes else {})
 
 
 @dataclass(frozen=True)

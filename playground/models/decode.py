@@ -14,6 +14,8 @@ import torch
 
 from playground.models.adapters import Adapters
 
+SHARED_LEAST = 64  # tokens; a chat template's own few are not worth a pass
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -63,12 +65,19 @@ def decode(
     from transformers import DynamicCache
 
     device = next(model.parameters()).device
-    input_ids, mask = _left_pad(prompts, device)  # (B, T)
+    shared = _shared(prompts) if roles is None or len(set(roles[1])) == 1 else 0
+    input_ids, mask = _left_pad([prompt[shared:] for prompt in prompts], device)  # (B, T)
     names = roles[1] if roles else [None] * len(prompts)
     numbers = seeds or [sampling.seed] * len(prompts)
     rows = [_Row(i, name, torch.Generator().manual_seed(numbers[i])) for i, name in enumerate(names)]
     cache = DynamicCache()
-    position = mask.cumsum(1) - 1  # (B, T); a plain forward would count the padding as text
+    if shared:
+        start = torch.tensor([prompts[0][:shared]], device=device)  # (1, S)
+        with roles[0].rows([rows[0].role]) if roles else nullcontext():
+            model(input_ids=start, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(len(rows))
+        mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
+    position = mask.cumsum(1)[:, shared:] - 1  # (B, T); a plain forward would count the padding as text
     position = position.clamp(min=0)
     for _ in range(sampling.max_new_tokens):
         if should_stop():
@@ -131,6 +140,16 @@ def favour_small_batches(model: Any) -> None:
     for module in model.modules():
         if type(module) is torch.nn.Linear and module.weight.device.type == "cpu":
             module.weight.data = module.weight.data.t().contiguous().t()
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts have in front in common, if enough to be worth reading once for all of them; every
+    prompt keeps a token of its own."""
+    if len(prompts) < 2:
+        return 0
+    least = min(map(len, prompts)) - 1
+    same = next((i for i in range(least) if len({prompt[i] for prompt in prompts}) > 1), least)
+    return same if same >= SHARED_LEAST else 0
 
 
 def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

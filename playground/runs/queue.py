@@ -52,8 +52,15 @@ PASSED_ON = (
 
 
 def queued() -> list[Run]:
-    """Runs that wait for the worker, oldest first."""
-    return [run for run in list_runs() if run.status().state == "queued"]
+    """Runs that the worker can take, oldest first: those that build on a run that has not finished wait for it."""
+    return [run for run in list_runs() if run.status().state == "queued" and not waits_for(run)]
+
+
+def waits_for(run: Run) -> list[Run]:
+    """The runs that this one builds on and that have not finished. One that was deleted is not waited for."""
+    needed = [Run(other) for other in (run.request.get("waits_for") or {}).values()]
+    there = [other for other in dict.fromkeys(needed) if (other.folder / "run.json").exists()]
+    return [other for other in there if other.status().state != "finished"]
 
 
 def worker_lock() -> filelock.BaseFileLock:

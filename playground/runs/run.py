@@ -155,6 +155,10 @@ class Run:
         path = self.folder / "receipt.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
+    def write_request(self, request: dict[str, Any]) -> None:
+        """Fills in what could not be known when the run was asked for."""
+        write_atomically(self.folder / "run.json", json.dumps(request, indent=1, ensure_ascii=False))
+
     def write_receipt(self, receipt: dict[str, Any]) -> None:
         write_atomically(self.folder / "receipt.json", json.dumps(receipt, indent=1, ensure_ascii=False))
 
@@ -192,7 +196,8 @@ class Run:
         if self.status().active:
             raise RunError(f"Run {self.name} is still {self.status().state}; stop it first.")
         for other in list_runs():
-            needed = {(other.request.get(key) or {}).get("id") for key in ("parent", "reward")}
+            needed = {(other.request.get(key) or {}).get("id") for key in ("parent", "reward", "judge")}
+            needed |= set((other.request.get("waits_for") or {}).values())
             if self.id in needed and other.status().active:
                 raise RunError(f"{other.name} needs {self.name} and has not ended; stop it first.")
         shutil.rmtree(self.folder)

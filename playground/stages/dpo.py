@@ -5,7 +5,8 @@ more likely and rejected ones less, compared with the model it started from (the
 
 It follows SFT: continue an SFT run, so that the reference already speaks in the right form. β says how dear it is to
 move away from the reference. Nothing is sampled and nothing is scored, which makes DPO cheap and steady; the price is
-that it only learns from answers somebody wrote down, never from its own.
+that it only learns from answers somebody wrote down, never from its own. Where whoever compared the answers was in
+doubt, a pair has a label p below 1, and counts with −p·log σ(d) − (1−p)·log σ(−d).
 """
 
 import json
@@ -18,7 +19,7 @@ from playground.home import write_atomically
 from playground.runs.run import Run
 from playground.settings import setting
 from playground.stages import training
-from playground.stages.inputs import base_of, dataset_of, heed_stop
+from playground.stages.inputs import StageError, base_of, dataset_of, heed_stop
 
 NAME = "dpo"
 TITLE = "DPO"
@@ -85,6 +86,7 @@ def main(settings: DPOSettings, run: Run) -> None:
     base, dataset = base_of(run), dataset_of(run)
     renderer = Renderer(base.folder)
     rows, left_out = training.pair_rows(dataset, settings, renderer)
+    check_labels(settings, rows)
     run.write_proofs([])
     proofs.prove(
         run, proofs.same_model(run, renderer), proofs.ends_learned(rows[0], renderer), proofs.sides_differ(rows[0])
@@ -110,6 +112,17 @@ def main(settings: DPOSettings, run: Run) -> None:
     run.write_receipt({**receipt, "rows_left_out": left_out})
     if not run.stop_requested():
         trl_bridge.drop_checkpoints(run)
+
+
+def check_labels(settings: DPOSettings, rows: list[list[Any]]) -> None:
+    """StageError where pairs have labels below 1 and the loss has no meaning for them: only the sigmoid is a
+    probability that can be compared with one."""
+    soft = sum(row.label < 1 for part in rows for row in part)
+    if soft and not settings.loss_type.startswith("sigmoid"):
+        raise StageError(
+            f"{soft} pairs have soft labels, which need the sigmoid loss (or sigmoid+sft); {settings.loss_type} takes "
+            "every label as certain."
+        )
 
 
 def loss_arguments(settings: DPOSettings) -> dict[str, Any]:

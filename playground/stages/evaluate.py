@@ -1,5 +1,7 @@
 """Evaluate a checkpoint on prompts it has not seen: does it keep the manner, and what did that cost in facts?
 
+A set whose prompts say which of them are harmful and which benign gives harmful compliance and over-refusal as well.
+
 Answers are greedy, so that the same checkpoint gives the same rates. Every rate comes with its 95% Wilson interval.
 """
 
@@ -13,7 +15,7 @@ from playground.data.readers import DataError
 from playground.models.adapters import check_adapter
 from playground.models.catalog import Base, ModelError, Progress, silent
 from playground.runs.run import Run
-from playground.stages import checks
+from playground.stages import checks, measure, refusals
 from playground.statistics import Rate, wilson, wins
 
 MAX_NEW_TOKENS = 128
@@ -40,12 +42,14 @@ class Evaluation:
     facts: Rate | None
     answers: list[dict[str, Any]]
     verdict: Verdict | None = None
+    safety: dict[str, Rate] = dataclasses.field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The evaluation as the command line prints it."""
         verdict = self.verdict
         return {
             "checks": {name: rate._asdict() for name, rate in self.checks.items()},
+            "safety": {name: rate._asdict() for name, rate in self.safety.items()},
             "facts": self.facts._asdict() if self.facts else None,
             "verdict": {**dataclasses.asdict(verdict), "wins": verdict.wins._asdict()} if verdict else None,
             "answers": self.answers,
@@ -53,7 +57,7 @@ class Evaluation:
 
     def words(self) -> list[str]:
         """Every rate with its interval, a line each."""
-        lines = [f"{name}: {rate}" for name, rate in self.checks.items()]
+        lines = [f"{name}: {rate}" for name, rate in (self.checks | self.safety).items()]
         lines += [f"facts: {self.facts}"] if self.facts else []
         return lines + ([str(self.verdict)] if self.verdict else [])
 
@@ -77,10 +81,13 @@ def evaluate(trial: Trial, progress: Progress = silent, limits: dict[str, Any] |
     dataset = trial.dataset
     _check(trial)
     limits = limits or dataset.checks()
-    if not limits and not trial.judge:
+    held = dataset.rows("heldout")
+    kinds = [row.notes.get("kind") for row in held]
+    safety = set(measure.KINDS) <= set(kinds)
+    if not limits and not trial.judge and not safety:
         raise DataError(f"{dataset.name} has no checks of its own; name a YAML file of checks to measure it against.")
     checks.check("", limits)  # a misspelt check is told before the answers are made, not after
-    prompts = [row.asked for row in dataset.rows("heldout")]
+    prompts = [row.asked for row in held]
     if not prompts:
         raise DataError(f"{dataset.name} holds nothing out to ask: it has fewer than ten different questions.")
     facts = dataset.facts()
@@ -93,6 +100,9 @@ def evaluate(trial: Trial, progress: Progress = silent, limits: dict[str, Any] |
         {"prompt": prompt[-1]["content"], "answer": answer, "passes": checks.check(answer, limits)}
         for prompt, answer in zip(prompts, said, strict=True)
     ]
+    if safety:
+        for row, kind in zip(rows, kinds, strict=True):
+            row |= {"kind": kind, "label": refusals.classify(row["answer"], row["prompt"])}
     verdict = None
     if trial.judge:
         others = ask(trial.against, prompts, "The other's answers")
@@ -100,7 +110,8 @@ def evaluate(trial: Trial, progress: Progress = silent, limits: dict[str, Any] |
         for row, other in zip(rows, others, strict=True):
             row["other"] = other
     measured = checks.rates(said, limits) if limits else {}
-    return Evaluation(measured, wilson(sum(right), len(right)) if right else None, rows, verdict)
+    stated_rate = wilson(sum(right), len(right)) if right else None
+    return Evaluation(measured, stated_rate, rows, verdict, measure.rates(rows) if safety else {})
 
 
 def _check(trial: Trial) -> None:

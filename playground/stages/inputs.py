@@ -50,6 +50,11 @@ def reward_of(run: Run) -> Run | None:
     return _same_weights(run.request["reward"])
 
 
+def judge_of(run: Run) -> Run | None:
+    """The run that judges this one's answers, if another does; StageError likewise."""
+    return _same_weights(run.request["judge"])
+
+
 def known_weights(run: Run | None) -> dict[str, str] | None:
     """How a request names a run whose weights it needs."""
     return {"id": run.id, "name": run.name, "weights_sha256": weights_sha256(run)} if run else None

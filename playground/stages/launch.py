@@ -16,19 +16,20 @@ from playground.data.rendering import Renderer
 from playground.data.report import measure
 from playground.models.catalog import Base
 from playground.runs import queue, run
-from playground.settings import SettingError
+from playground.settings import SettingError, Settings
 from playground.stages.inputs import WEIGHTS, known_weights
 from playground.stages.judgement import read_scores
 
 STAGES = ("sft", "reward", "ppo", "dpo")
+MAKERS = ("constitution", "feedback", "measure")  # these make data for the others or measure them: no weights
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "gradio")
 
 
 def stage(name: str) -> ModuleType:
     """The stage's module; importing it does not import torch."""
-    if name not in STAGES:
-        raise SettingError(f"There is no stage called {name!r}. Known: {', '.join(STAGES)}.")
+    if name not in (known := (*STAGES, *MAKERS)):
+        raise SettingError(f"There is no stage called {name!r}. Known: {', '.join(known)}.")
     return importlib.import_module(f"playground.stages.{name}")
 
 
@@ -86,6 +87,8 @@ def preflight(settings: Any, base: Base, dataset: Dataset) -> dict[str, Any]:
 def check_parent(parent: run.Run, base: Base) -> None:
     """SettingError unless the parent has weights that a run on this base can continue."""
     request = parent.request
+    if request["stage"] in MAKERS:
+        raise SettingError(f"{parent.name} has no weights: there is nothing to continue.")
     if not stage(request["stage"]).ANSWERS:
         raise SettingError(f"{parent.name} is a reward model: it gives scores, so there is nothing to continue.")
     if parent.status().active:
@@ -106,35 +109,49 @@ def launch(
     parent: run.Run | None = None,
 ) -> run.Run:
     """Checks the settings, the data's kind and the parent, writes the run folder and wakes the worker."""
+    settings = stage(stage_name).Settings.parse({**preset_settings(stage_name, preset, values), **values})
+    request = described(stage_name, base, settings, preset) | checked(stage_name, settings, base, dataset, parent)
+    made = run.create(name or f"{stage_name}-{dataset.name}", request)
+    queue.start_worker()
+    return made
+
+
+def described(stage_name: str, base: Base, settings: Settings, preset: str | None) -> dict[str, Any]:
+    """The part of a request that is known before its data and its parent are."""
+    return {
+        "stage": stage_name,
+        "base": base.ref,
+        "base_title": base.title,
+        "base_identity": base.identity,
+        "base_note": base.note,
+        "preset": preset,
+        "settings": settings.values(),
+        "seed": settings.values()["seed"],
+        "owner": None,
+        "versions": {package: importlib.metadata.version(package) for package in VERSIONS}
+        | {"python": platform.python_version()},
+    }
+
+
+def checked(
+    stage_name: str, settings: Settings, base: Base, dataset: Dataset, parent: run.Run | None
+) -> dict[str, Any]:
+    """The rest of it: data, parent and what the stage keeps besides; SettingError unless they go together."""
     module = stage(stage_name)
-    settings = module.Settings.parse({**preset_settings(stage_name, preset, values), **values})
     if dataset.kind not in ACCEPTED[module.COLUMNS]:
         raise SettingError(f"{module.TITLE} needs {module.COLUMNS} rows; {dataset.name} holds {dataset.kind} rows.")
     if parent:
         check_parent(parent, base)
     prepare = getattr(module, "prepare", preflight)  # what a stage checks by itself, and what its request keeps
     kept = prepare(settings, base, dataset)
-    request = {
-        "stage": stage_name,
-        "base": base.ref,
-        "base_title": base.title,
-        "base_identity": base.identity,
-        "base_note": base.note,
+    return {
         "parent": known_weights(parent),
-        "preset": preset,
-        "settings": settings.values(),
         **kept,
-        "seed": settings.seed,
-        "owner": None,
         "dataset": {
             "id": dataset.id,
             "name": dataset.name,
             "sha256": dataset.sha256,
             "rows": [dataset.train, dataset.heldout],
+            "origin": dataset.origin,
         },
-        "versions": {package: importlib.metadata.version(package) for package in VERSIONS}
-        | {"python": platform.python_version()},
     }
-    made = run.create(name or f"{stage_name}-{dataset.name}", request)
-    queue.start_worker()
-    return made

@@ -105,7 +105,9 @@ def start_proof(trainer: Any, settings: RewardSettings) -> Any:
     )
     model.train()
     centre = sum((c + r) ** 2 for c, r in zip(chosen, rejected, strict=True)) / len(rows)
-    expected = bradley_terry([c - r for c, r in zip(chosen, rejected, strict=True)])
+    margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
+    expected = bradley_terry(margins)
+    expected += sum((1 - row["label"]) * margin for row, margin in zip(rows, margins, strict=True)) / len(rows)
     expected += settings.center_rewards_coefficient * centre
     meaning = "the trainer reads its scores at the end token, as the explorer does."
     return proofs.close("The loss is −log σ(margin)", loss, expected, 1e-4 * max(1.0, abs(expected)), meaning)

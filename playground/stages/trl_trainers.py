@@ -2,7 +2,7 @@
 scores read at the end token, held-out means that weigh every row the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,7 +112,37 @@ def assistant_loss(
     return -said.logps.sum(), int(said.right.sum()), len(said.logps)
 
 
-class PairRewardTrainer(GroupedRows, RewardTrainer):
+class SoftLabels(GroupedRows):
+    """For trainers of pairs: each row's label, the probability that `chosen` is the better one, comes with its batch.
+
+    TRL knows no labels of single rows. For a loss −log σ(d) of margins d, a label p means
+    −p·log σ(d) − (1−p)·log σ(−d) = −log σ(d) + (1−p)·d, so a term is added to the loss and nothing is replaced.
+    """
+
+    data_collator: Any
+    _signature_columns: list[str] | None
+
+    def __init__(self, model: Any, **options: Any):
+        super().__init__(model, **options)
+        collate: Callable[[list[dict[str, Any]]], dict[str, Any]] = self.data_collator
+        self.data_collator = lambda rows: {**collate(rows), "label": torch.tensor([row["label"] for row in rows])}
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        assert self._signature_columns is not None
+        if "label" not in self._signature_columns:
+            self._signature_columns.append("label")
+
+
+def doubt(label: torch.Tensor, margin: torch.Tensor) -> torch.Tensor:
+    """mean (1−p)·d: what a −log σ(d) loss lacks for labels p below 1. Both (B,), d in nats; a scalar with d's gradient.
+
+    It is the cross-entropy of σ(d) against p (Bai et al. 2022, RL-CAI; Mitchell 2023, conservative DPO).
+    """
+    return ((1 - label) * margin).mean()
+
+
+class PairRewardTrainer(SoftLabels, RewardTrainer):
     """TRL's RewardTrainer whose score is read by position at the end token, by the explorer's own function.
 
     TRL finds the last token that is not the pad token: with pad = eos that is the one before the end.
@@ -137,6 +167,8 @@ class PairRewardTrainer(GroupedRows, RewardTrainer):
         scores = last_scores(per_token, mask)  # (2B,): chosen, then rejected
         chosen, rejected = scores.chunk(2)
         loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+        if (inputs["label"] < 1).any():
+            loss = loss + doubt(inputs["label"], chosen - rejected)
         if self.args.center_rewards_coefficient:
             loss = loss + self.args.center_rewards_coefficient * (chosen + rejected).square().mean()
         if mode == "train":
@@ -158,7 +190,7 @@ class PairRewardTrainer(GroupedRows, RewardTrainer):
         return (loss, {"logits": scores[:, None]}) if return_outputs else loss
 
 
-class PairDPOTrainer(GroupedRows, DPOTrainer):
+class PairDPOTrainer(SoftLabels, DPOTrainer):
     """TRL's DPOTrainer on rows that are tokenized already, with reference log-probs that were computed beforehand.
 
     It builds no reference adapter: the policy before its first update is the reference.
@@ -195,9 +227,21 @@ class PairDPOTrainer(GroupedRows, DPOTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        self._weigh(len(inputs["input_ids"]) // 2)
-        return loss
+        label = inputs["label"]
+        known = {name: tensor for name, tensor in inputs.items() if name != "label"}  # the model would be given it
+        said: list[Any] = []  # TRL keeps the margins to itself, so they are taken from the same forward pass
+        hook = model.register_forward_hook(lambda module, given, output: said.append(output))
+        try:
+            found = super().compute_loss(model, known, return_outputs, num_items_in_batch)
+        finally:
+            hook.remove()
+        self._weigh(len(label))
+        if not (label < 1).any():
+            return found
+        chosen, rejected = said[0].log_probs.sum(1).chunk(2)
+        moved = (chosen - known["ref_chosen_logps"]) - (rejected - known["ref_rejected_logps"])
+        missing = doubt(label, self.beta * moved)
+        return (found[0] + missing, found[1]) if return_outputs else found + missing
 
     @torch.no_grad()
     def sequence_logps(self, rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
@@ -221,14 +265,16 @@ def conversations(rows: list[Encoded]) -> "Table":
 
 def whole_pairs(rows: list[EncodedPair]) -> "Table":
     """Both sides with their prompt, as RewardTrainer takes them."""
-    return table({f"{side}_ids": [row.prompt + getattr(row, side) for row in rows] for side in ("chosen", "rejected")})
+    sides = {f"{side}_ids": [row.prompt + getattr(row, side) for row in rows] for side in ("chosen", "rejected")}
+    return table({**sides, "label": [row.label for row in rows]})
 
 
 def split_pairs(rows: list[EncodedPair], reference: list[tuple[float, float]]) -> "Table":
     """Prompt and answers apart with the reference's log-probs, as DPOTrainer takes them."""
     columns = {f"{part}_ids": [getattr(row, part) for row in rows] for part in ("prompt", "chosen", "rejected")}
     chosen, rejected = zip(*reference, strict=True)
-    return table({**columns, "ref_chosen_logps": list(chosen), "ref_rejected_logps": list(rejected)})
+    known = {"ref_chosen_logps": list(chosen), "ref_rejected_logps": list(rejected)}
+    return table({**columns, **known, "label": [row.label for row in rows]})
 
 
 def table(columns: dict[str, list[Any]]) -> "Table":

@@ -18,6 +18,7 @@ from playground.tabs.rows import PAGE, Looked, preview_html, views
 INTRO = f"""Bring **conversations** that show the manner you want, for fine-tuning: `messages`, `prompt` and
 `completion`, Alpaca (`instruction`, `output`) or ShareGPT (`conversations`). Or bring **preference pairs**, for the
 reward model and DPO: `prompt`, `chosen` and `rejected`, two whole conversations, or transcripts as HH-RLHF has them.
+Or bring **prompts** alone, for PPO and a constitution: `prompt` or `question`, or `messages` that end with the user.
 JSONL, JSON, CSV, TSV or Parquet, at most {LIMITS.file_bytes // 1_000_000} MB and {LIMITS.rows:,} rows."""
 
 
@@ -102,7 +103,7 @@ def _rows() -> tuple[gr.Slider, gr.Slider, gr.Dropdown, gr.BarPlot, gr.HTML]:
 
 def choices() -> list[tuple[str, str]]:
     """(label, id) of every dataset."""
-    what = {"sft": "rows", "preference": "pairs"}
+    what = {"sft": "rows", "preference": "pairs", "prompts": "prompts"}
     return [(f"{d.name} ({d.train} + {d.heldout} {what[d.kind]})", d.id) for d in library.datasets()]
 
 
@@ -155,7 +156,7 @@ def _save(looked: Looked | None, name: str) -> Any:
         made = library.store(looked.report, name.strip() or Path(looked.title).stem, looked.title)
     except ValueError as error:
         raise gr.Error(str(error)) from error
-    next_tab = "Fine-tune" if made.kind == "sft" else "Reward model or the DPO"
+    next_tab = {"sft": "Fine-tune", "preference": "Reward model or the DPO", "prompts": "Constitution"}[made.kind]
     gr.Info(f"Kept as {made.name}. Next: the {next_tab} tab.")
     return gr.Dropdown(choices=choices(), value=made.id)
 

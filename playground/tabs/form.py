@@ -4,10 +4,12 @@ from typing import Any
 
 import gradio as gr
 
+from playground.data import constitutions
 from playground.settings import Settings, Spec
 from playground.stages import launch
 
 NO_RUN = ("(none)", "")
+OFFERS = {"constitutions": constitutions.names}  # settings that name something a person makes → what there is
 
 
 def widgets(settings: type[Settings]) -> dict[str, gr.components.Component]:
@@ -26,6 +28,8 @@ def widget(spec: Spec) -> gr.components.Component:
         return gr.Dropdown(choices=list(spec.choices), **common)
     if spec.runs is not None:  # the list grows after the page opened: a name is checked when the run is asked for
         return gr.Dropdown(choices=offered_runs(spec.runs), allow_custom_value=True, **common)
+    if spec.offers is not None:
+        return gr.Dropdown(choices=OFFERS[spec.offers](), allow_custom_value=True, **common)
     if spec.kind is bool:
         return gr.Checkbox(**common)
     if spec.kind is str:

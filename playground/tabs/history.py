@@ -41,7 +41,7 @@ def listing_html() -> str:
                 request["name"],
                 request["stage"],
                 view.lineage(run),
-                request["dataset"]["name"],
+                view.data_words(request),
                 view.WORDS[status.state],
                 where,
             ]

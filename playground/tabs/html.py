@@ -1,6 +1,14 @@
 """The only place that builds HTML for the page: every text is escaped here, wherever it came from."""
 
+import re
+from collections import Counter
+from difflib import Match, SequenceMatcher
 from html import escape
+from itertools import accumulate
+
+MOST_COMPARED = 3000  # words a side
+# Looks at two equal words: about half a second. Repetitive texts take time with the cube of their words.
+MOST_WORK = 4_000_000
 
 STYLE = """
 .prose h2 {font-size: 1.15rem; margin: 1rem 0 .4rem}
@@ -40,6 +48,19 @@ table.pg-table th, table.pg-table td {text-align: left; vertical-align: top; pad
   border-bottom: 1px solid var(--border-color-primary)}
 table.pg-table th:first-child, table.pg-table td:first-child {white-space: nowrap; width: 1%}
 .pg-scroll {overflow-x: auto}
+.pg-diff {white-space: pre-wrap; overflow-wrap: anywhere}
+.pg-diff ins, .pg-diff del {border-radius: .2rem; padding: .05rem .1rem}
+.pg-diff ins {background: #d1fae5; color: #064e3b; text-decoration: underline; text-decoration-thickness: 2px}
+.dark .pg-diff ins {background: #064e3b; color: #d1fae5}
+.pg-diff del {background: #fee2e2; color: #7f1d1d; text-decoration: line-through}
+.dark .pg-diff del {background: #7f1d1d; color: #fee2e2}
+.pg-cards .wrap {flex-direction: column; flex-wrap: nowrap; max-height: 34rem; overflow-y: auto}
+.pg-cards .wrap label {width: 100%; overflow-wrap: anywhere}
+@media (max-width: 640px) {.pg-cards .wrap {max-height: 17rem}}
+input[type=checkbox]:not(:checked), input[type=radio]:not(:checked) {border: 1px solid var(--neutral-500) !important}
+label.selected, .dark label.selected {background: var(--primary-600) !important}
+.pg-slot {border-bottom: 2px solid var(--border-color-primary); padding-bottom: 1rem; margin-bottom: 1rem}
+.pg-yaml textarea {font-family: var(--font-mono); font-size: .85rem; white-space: pre; overflow-x: auto}
 """
 
 
@@ -107,6 +128,58 @@ def answer(side: str, text: str) -> str:
     """One side of a pair as a chat turn, named."""
     inner = [tag("strong", side), "<br>", escape(text).replace("\n", "<br>")]
     return box(inner, f"pg-turn pg-{'assistant' if side == 'chosen' else 'lost'}")
+
+
+def diff(before: str, after: str) -> str:
+    """The second text with what it takes from the first struck out and what it adds underlined, word by word.
+
+    Line breaks and spaces are those of the words themselves; texts too long or too repetitive to compare stand one
+    after the other."""
+    old, new = (re.findall(r"\s*\S+", text.rstrip()) for text in (before, after))  # a long gap at the end is slow
+    parts = []
+    try:
+        for kind, a, b, c, d in _opcodes(old, new):
+            if kind == "equal":
+                parts.append(escape("".join(new[c:d])))
+            else:
+                gone, come = "".join(old[a:b]), "".join(new[c:d])
+                parts += [_changed("del", gone), " " if gone and come[:1].strip() else "", _changed("ins", come)]
+    except _TooMuch:
+        parts = [_changed("del", before), " ", _changed("ins", after)]
+    return box(parts, "pg-diff")
+
+
+class _TooMuch(Exception):
+    """Two texts take too long to compare."""
+
+
+class _Words(SequenceMatcher[str]):
+    """A comparison that gives up before it has looked at MOST_WORK pairs of equal words."""
+
+    def __init__(self, old: list[str], new: list[str]) -> None:
+        super().__init__(None, old, new, autojunk=False)
+        places = Counter(new)
+        self.work = [0, *accumulate(1 + places[word] for word in old)]  # up to each old word
+        self.left = MOST_WORK
+
+    def find_longest_match(self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None) -> Match:
+        self.left -= self.work[-1 if ahi is None else ahi] - self.work[alo]
+        if self.left < 0:
+            raise _TooMuch
+        return super().find_longest_match(alo, ahi, blo, bhi)
+
+
+def _opcodes(old: list[str], new: list[str]) -> list[tuple[str, int, int, int, int]]:
+    """difflib's steps from the old words to the new ones, whatever space stands before a word."""
+    if max(len(old), len(new)) > MOST_COMPARED:
+        raise _TooMuch
+    return list(_Words(*([word.strip() for word in side] for side in (old, new))).get_opcodes())
+
+
+def _changed(name: str, text: str) -> str:
+    """Words in <del> or <ins>, the space in front of them outside; nothing for nothing."""
+    bare = text.lstrip()
+    return escape(text[: len(text) - len(bare)]) + tag(name, bare) if bare else ""
 
 
 def tokens(texts: list[str], learned: list[bool], css: str = "pg-learned") -> str:

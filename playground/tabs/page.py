@@ -14,7 +14,7 @@ from playground.models import catalog
 from playground.runs import queue
 from playground.runs.run import list_runs
 from playground.stages import launch
-from playground.tabs import chat, data, explorer, fetching, history, html, stage, start, view
+from playground.tabs import chat, data, explorer, fetching, history, html, stage, start, values, view
 
 TICK_SECONDS = 1.5
 
@@ -33,6 +33,8 @@ def build() -> gr.Blocks:
             for name in launch.STAGES:
                 with gr.Tab(launch.stage(name).TITLE, id=name):
                     stage_tabs.append(stage.build(name))
+            with gr.Tab("Constitution", id="constitution") as values_tab:
+                made = values.build()
             with gr.Tab("Score", id="score") as score_tab:
                 scores = explorer.build()
             with gr.Tab("Chat", id="chat") as chat_tab:
@@ -51,8 +53,9 @@ def build() -> gr.Blocks:
             api_visibility="private",
             show_progress="hidden",
         )
-        _keep_data_choices(page, data_tab, stage_tabs)
-        _keep_fresh(page, now, stage_tabs)
+        values.wire(page, values_tab, made, tabs, stage_tabs)
+        _keep_data_choices(page, data_tab, stage_tabs + made.stages)
+        _keep_fresh(page, now, stage_tabs + made.stages)
     return page
 
 

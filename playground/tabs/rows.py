@@ -10,6 +10,7 @@ import pandas as pd
 
 from playground.data import library
 from playground.data.pairs import SIDES, Pair
+from playground.data.prompts import MOST_NOTED, Prompt
 from playground.data.rendering import Renderer, RenderError
 from playground.data.report import Lengths, Report, encoded_sides, measure, some
 from playground.models import catalog
@@ -35,17 +36,18 @@ def views(looked: Looked | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
     if looked is None:
         return [gr.skip()] * 5
     renderer, words = _renderer(ref)
-    lines = [html.tag("h2", looked.title)]
+    lines, prompts = [html.tag("h2", looked.title)], any(isinstance(row, Prompt) for row in looked.rows[:1])
     if looked.report:
         lines += _counts(looked.report)
     else:
-        lines.append(html.tag("p", f"{len(looked.rows)} rows to learn from; the held-out rows are kept apart."))
+        what = "prompts to answer" if prompts else "rows to learn from"
+        lines.append(html.tag("p", f"{len(looked.rows)} {what}; the held-out ones are kept apart."))
     tokens: list[int] = []
     if renderer and looked.rows:
         found = measure(looked.rows[:MOST_MEASURED], renderer, limit)
         if len(looked.rows) > MOST_MEASURED:
             lines.append(html.tag("p", f"Tokens are counted for the first {MOST_MEASURED:,} rows.", "pg-note"))
-        lines += _token_words(found, limit)
+        lines += _token_words(found, limit, prompts)
         lines += _length_words(found.sides) if isinstance(looked.rows[0], Pair) else []
         tokens = found.tokens
     elif words:
@@ -71,10 +73,13 @@ def _counts(report: Report) -> list[str]:
     return [*lines, html.tag("p", share)]
 
 
-def _token_words(found: Lengths, limit: int) -> list[str]:
+def _token_words(found: Lengths, limit: int, prompts: bool) -> list[str]:
     """Lengths, cuts and template trouble in words."""
     lines = []
-    if found.tokens:
+    if found.tokens and prompts:
+        middle, longest = quantile(found.tokens, 0.5), max(found.tokens)
+        lines.append(f"Tokens a prompt: {middle} in the middle, {longest} at most; none of them is learned.")
+    elif found.tokens:
         middle, longest = quantile(found.tokens, 0.5), max(found.tokens)
         learned = sum(found.learned) / max(1, sum(found.tokens))
         lines.append(
@@ -83,8 +88,9 @@ def _token_words(found: Lengths, limit: int) -> list[str]:
     if found.cut:
         lines.append(f"{len(found.cut)} rows are longer than {limit} tokens and lose their end: row {some(found.cut)}.")
     if found.too_long:
+        what = "prompts" if prompts else "pairs"
         lines.append(
-            f"{len(found.too_long)} pairs are longer than {limit} tokens and left out: row {some(found.too_long)}."
+            f"{len(found.too_long)} {what} are longer than {limit} tokens and left out: row {some(found.too_long)}."
         )
     if found.unlearnable:
         lines.append(
@@ -128,13 +134,20 @@ def preview_html(looked: Looked | None, first: int, limit: int, ref: str = EMBED
     renderer, _ = _renderer(ref)
     parts = []
     for row in looked.rows[int(first) - 1 : int(first) - 1 + PAGE]:
-        inner = [html.tag("p", f"Row {row.row}", "pg-note")]
+        inner = [html.tag("p", _title(row), "pg-note")]
         if isinstance(row, Pair):
             inner += [html.conversation(row.prompt), *(html.answer(side, getattr(row, side)) for side in SIDES)]
         else:
             inner.append(html.conversation(row.messages))
         parts.append(html.box(inner + (_tokens(row, renderer, limit) if renderer else []), "pg-row"))
     return html.box(parts)
+
+
+def _title(row: Any) -> str:
+    """The row's number, how sure its label is, and the short ones of its notes."""
+    sure = [f"{row.label:.0%} sure of the chosen answer"] if isinstance(row, Pair) and row.label != 1 else []
+    noted = [f"{name} {text}" for name, text in row.notes.items() if isinstance(text, str) and len(text) <= MOST_NOTED]
+    return ", ".join([f"Row {row.row}", *sure, *noted])
 
 
 def _tokens(row: Any, renderer: Renderer, limit: int) -> list[str]:
@@ -144,6 +157,9 @@ def _tokens(row: Any, renderer: Renderer, limit: int) -> list[str]:
     except RenderError as error:
         return [html.tag("p", f"This row is left out: {error}.", "pg-note")]
     longest = max(len(encoded.ids) for encoded in sides)
+    if isinstance(row, Prompt):
+        parts = [html.tokens(sides[0].texts, sides[0].learned)]
+        return parts + ([html.tag("p", "This prompt is too long and left out.", "pg-note")] if longest > limit else [])
     if len(sides) == 1:
         kept = sides[0].cut(limit)
         parts = [html.tokens(kept.texts, kept.learned)]

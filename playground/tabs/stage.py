@@ -17,7 +17,7 @@ from playground.stages.inputs import WEIGHTS
 from playground.tabs import fetching, form, hosting, rollouts, view
 
 OWN = "(your own settings)"
-FRESH = "(a new adapter on the starting model)"
+FRESH = "(the starting model)"
 COLOURS = {"training": "#6366f1", "held-out": "#d97706"}
 FRONTIER_COLOURS = dict(zip(view.FRONTIER.values(), COLOURS.values(), strict=True))
 FRONTIER_WORDS = """**Reward against √KL** — every point is an iteration. As the policy leaves its reference, the reward
@@ -30,12 +30,14 @@ IN_VIEW = 4  # curves shown open, two beside each other; the others wait in an a
 class StageTab:
     """The components of one stage's tab that others need: those of the tick, and the form's pickers.
 
-    tick() is given the values of `inputs` and fills picker, offers (of runs, in the form) and outputs."""
+    named: the form's fields. tick() is given the values of `inputs` and fills picker, offers (of runs, in the form) and
+    outputs."""
 
     stage: str
     picker: gr.Dropdown
     data: gr.Dropdown
     offers: list[gr.components.Component]
+    named: dict[str, gr.components.Component]
     inputs: list[gr.components.Component]
     outputs: list[gr.components.Component]
 
@@ -56,7 +58,7 @@ def build(stage: str) -> StageTab:
 
     start.click(press, inputs_kwargs=fields, outputs=picker, api_name=f"start_{stage}", concurrency_limit=2)
     offers = [fields[name] for name in ("parent", *run_settings(stage))]
-    return StageTab(stage, picker, fields["data"], offers, inputs, outputs)
+    return StageTab(stage, picker, fields["data"], offers, fields, inputs, outputs)
 
 
 def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Button]:
@@ -76,19 +78,22 @@ def _form(module: ModuleType) -> tuple[dict[str, gr.components.Component], gr.Bu
         label="Starting model",
         info="Pick one." if hosting.on_space() else "Pick one, or type any Hub id, folder or .gguf file.",
     )
+    words = "A run whose weights are trained further, on its own base; then the starting model above is not asked."
+    if _has(module, "MAKES"):
+        words = "The trained checkpoint that writes, on its own base; left as it is, the starting model does."
     fields["parent"] = gr.Dropdown(
         parent_choices(),
         value=FRESH,
         allow_custom_value=True,
-        label="Continue from",
-        info="A run whose weights are trained further, on its own base; then the starting model above is not asked.",
+        label="Written by" if _has(module, "MAKES") else "Continue from",
+        info=words,
     )
     fields["preset"] = gr.Dropdown(
         [OWN, *presets], value=OWN, label="Preset", info="Settings that are known to work; choosing one fills the form."
     )
     about = gr.Markdown()
     fields["name"] = gr.Textbox("", label="Run name", info="Left empty, stage and data give it one.", max_length=60)
-    start = gr.Button("Start training", variant="primary")
+    start = gr.Button("Start the run" if _has(module, "MAKES") else "Start training", variant="primary")
     settings = form.widgets(module.Settings)
 
     def fill(chosen: str) -> dict[Any, Any]:
@@ -118,7 +123,11 @@ def _start(stage: str, named: dict[str, Any]) -> Run:
         identity = parent.request["base_identity"] if parent else None
         ref = parent.request["base"] if parent else ref
         hosting.check_ref(ref)
-        values = launch.stage(stage).Settings.parse(named).values()
+        settings = launch.stage(stage).Settings
+        values = settings.parse(named).values()
+        for name, spec in settings.specs().items():
+            if spec.model and values[name]:
+                hosting.check_ref(values[name])
         if wait := fetching.ready_or_fetch(ref):
             raise ValueError(wait)
         name = (name or "").strip() or None
@@ -176,11 +185,16 @@ def _plot(stage: str, metric: str) -> gr.LinePlot:
         height=220,
         x_title="Step",
         y_title=metric,
-        color_map=COLOURS,
+        color_map=colours(stage),
         elem_id=f"plot-{stage}-{metric.replace('/', '-')}",
         show_label=False,
         label=metric,
     )
+
+
+def colours(stage: str) -> dict[str, str]:
+    """The colour of each of a stage's two series."""
+    return dict(zip(view.series_of(stage), COLOURS.values(), strict=True))
 
 
 def _frontier(stage: str) -> gr.ScatterPlot:
@@ -198,8 +212,8 @@ def _frontier(stage: str) -> gr.ScatterPlot:
 
 
 def _has(module: ModuleType, part: str) -> bool:
-    """Whether a stage asks for a part of the tab that not every stage has: FRONTIER, ROLLOUTS."""
-    return getattr(module, part, False)
+    """Whether a stage asks for a part of the tab that not every stage has: FRONTIER, ROLLOUTS, MAKES."""
+    return bool(getattr(module, part, False))
 
 
 def shown(stage: str, run_id: str | None, *asked: Any) -> list[Any]:
@@ -208,7 +222,7 @@ def shown(stage: str, run_id: str | None, *asked: Any) -> list[Any]:
     seen = (look(run), None)  # looked at first: what changes while the files are read is shown by the next tick
     events = run.metrics() if run else []
     module, metrics = launch.stage(stage), view.metrics_of(stage)
-    curves = [_drawn(view.curve(events, metric), COLOURS) for metric in metrics]
+    curves = [_drawn(view.curve(events, metric, view.series_of(stage)), colours(stage)) for metric in metrics]
     readings = [view.reading_html(events, metric) for metric in metrics]
     log = run.log_tail() if run else ""
     special = [_drawn(view.frontier(events), FRONTIER_COLOURS)] if _has(module, "FRONTIER") else []

@@ -15,8 +15,6 @@ layers on top, each one a training stage that you can run here on a small model 
 3. **PPO** lets the model write answers of its own and strengthens those the reward model likes; **DPO** learns from
    the same pairs without a reward model.
 4. **A constitution** writes the preferences down as principles and lets the model criticise and revise itself.
-
-Fine-tuning, the reward model, PPO and DPO are open in this version; the constitution follows.
 """
 STEPS = """
 ## Five minutes to a model that changed
@@ -35,6 +33,8 @@ STEPS = """
    pays for them. Read them below its curves, and see whether it only learned to please the judge.
 6. Open **DPO**, choose its preset, which continues your SFT run, and train. Compare the two in **Chat**; the ticks
    under the run say what was proven before its first step.
+7. Open **Constitution**: edit a principle and try it on the bench, have the model criticise and revise itself, review
+   what it made, and send that to Fine-tune or DPO. Queue a **recipe** to see the whole way at once.
 """
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from playground.runs import queue
 from playground.runs.run import Run, Status
 from playground.stages import launch
 from playground.stages.reading import alerts, curves_of, reading
@@ -38,7 +39,7 @@ def status_html(run: Run | None) -> str:
     status, request = run.status(), run.request
     lines = [
         html.tag("span", WORDS[status.state], "pg-state"),
-        html.tag("span", f" · {lineage(run)} · {request['dataset']['name']}"),
+        html.tag("span", f" · {lineage(run)} · {data_words(request)}"),
     ]
     parts = [html.box(lines, name="p")]
     if status.active or status.step:
@@ -47,10 +48,16 @@ def status_html(run: Run | None) -> str:
     if status.message:
         parts.append(html.tag("p", status.message))
     parts += [html.alert(alert.title, alert.sentence) for alert in alerts(curves_of(run.metrics()))]
-    if status.state == "finished":
-        module = launch.stage(request["stage"])
+    module = launch.stage(request["stage"])
+    if words := getattr(module, "told", lambda run: "")(run):
+        parts.append(html.tag("p", words))
+    if status.state == "finished" or (status.state == "stopped" and run.receipt()):
         parts.append(html.tag("p", module.outcome(run) + _took(run)))
+    if status.state == "finished":
         parts.append(html.tag("p", f"Next: {module.NEXT[0].lower()}{module.NEXT[1:]}", "pg-note"))
+    if status.state == "queued" and (others := queue.waits_for(run)):
+        named = ", ".join(f"{other.name} ({WORDS[other.status().state].lower()})" for other in others)
+        parts.append(html.tag("p", f"It builds on {named} and starts when that has finished; resume it if it ended."))
     if status.state == "interrupted":
         parts.append(html.tag("p", "Resume goes on from the last checkpoint.", "pg-note"))
     parts.append(proofs_html(run))
@@ -108,18 +115,32 @@ def lineage(run: Run) -> str:
     return " + ".join([base, *reversed(layers)])
 
 
-def curve(events: list[dict[str, Any]], metric: str) -> pd.DataFrame | None:
-    """(step, value, series) of one metric, training and held-out, at most 500 points a series; None without a point.
+def data_words(request: dict[str, Any]) -> str:
+    """The run's data in words: its name, and the constitution and run that made it, where one did."""
+    name, origin = request["dataset"]["name"], request["dataset"].get("origin")
+    if used := request.get("constitution"):
+        return f"{name} under {used['name']}, version {used['version']}"
+    if not origin:
+        return name
+    used = origin["constitution"]
+    return f"{name} (made by {origin['run_name']} under {used['name']}, version {used['version']})"
+
+
+def curve(
+    events: list[dict[str, Any]], metric: str, names: tuple[str, str] = ("training", "held-out")
+) -> pd.DataFrame | None:
+    """(step, value, series) of one metric and of its eval_ twin, at most 500 points a series; None without a point.
+    names: of the two series.
 
     The plot takes its axes' types and its series from the first frame it gets. An empty one has no types, and the
     held-out point of step 0 comes before the first of training, whose place an undrawn point (NaN) keeps.
     """
     rows: list[tuple[int, float, str]] = []
-    for key, series in ((metric, "training"), (f"eval_{metric}", "held-out")):
+    for key, series in zip((metric, f"eval_{metric}"), names, strict=True):
         points = [(e["step"], e["values"][key]) for e in events if e["values"].get(key) is not None]
         rows += [(*points[i], series) for i in thin(len(points), MOST_POINTS)]
-    if rows and rows[0][2] == "held-out":
-        rows.insert(0, (rows[0][0], float("nan"), "training"))
+    if rows and rows[0][2] == names[1]:
+        rows.insert(0, (rows[0][0], float("nan"), names[0]))
     return pd.DataFrame(rows, columns=["step", metric, "series"]) if rows else None
 
 
@@ -148,6 +169,11 @@ def probes_html(run: Run | None) -> str:
         rows = [[str(s["step"]), s["answer"] or "(nothing)"] for s in said]
         parts += [html.tag("h3", prompt), html.table(["Step", "Answer"], rows)]
     return html.box(parts)
+
+
+def series_of(stage: str) -> tuple[str, str]:
+    """What the two lines of the stage's curves are: training and held-out, unless it has others."""
+    return getattr(launch.stage(stage), "SERIES", ("training", "held-out"))
 
 
 def metrics_of(stage: str) -> dict[str, str]:
