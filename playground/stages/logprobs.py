@@ -109,7 +109,7 @@ class _Head(torch.autograd.Function):
             right[part] = logits.argmax(-1) == goal[:, 0]
             if details:
                 mean[part] = logits.mean(-1)
-            logits -= logits.logsumexp(-1, keepdim=True)
+            logits = logits.log_softmax(-1)
             logps[part] = logits.gather(1, goal)[:, 0]
             if details:
                 entropy[part] = -(logits.exp() * logits).sum(-1)

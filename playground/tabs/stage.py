@@ -141,7 +141,13 @@ def _start(stage: str, named: dict[str, Any]) -> Run:
 def _run_view(stage: str) -> tuple[gr.Dropdown, list[gr.components.Component], list[gr.components.Component]]:
     """The run that is looked at: (its picker, what tick() is given, what it and a change of run fill)."""
     module = launch.stage(stage)
-    picker = gr.Dropdown([], label="Run", info="The newest one; older ones stay here.", elem_id=f"{stage}-run")
+    picker = gr.Dropdown(
+        [],
+        allow_custom_value=True,  # a page that outlives its server holds a run that the new one has not listed yet
+        label="Run",
+        info="The newest one; older ones stay here.",
+        elem_id=f"{stage}-run",
+    )
     status = gr.HTML(view.status_html(None), elem_id=f"{stage}-status", padding=False)
     with gr.Row():
         stop = gr.Button("Stop and save", variant="stop", size="sm")
