@@ -106,7 +106,7 @@ class _Head(torch.autograd.Function):
             if temperature != 1:
                 logits /= temperature
             goal = target[part, None]
-            right[part] = logits.argmax(-1) == goal[:, 0]
+            right[part] = logits.gather(1, goal)[:, 0] == logits.amax(-1)  # argmax takes five times as long on a CPU
             if details:
                 mean[part] = logits.mean(-1)
             logits = logits.log_softmax(-1)
