@@ -315,3 +315,56 @@ def test_a_visitor_brings_pairs_trains_a_judge_asks_it_and_prefers(visit, tmp_pa
             page.wait_for_timeout(800)
             found += faults(page, name, f"run-{width}-{theme}")
         assert found == []
+
+
+def inner(page: Page, name: str) -> None:
+    """Opens a tab within the Constitution tab."""
+    panel(page).get_by_role("tab", name=name, exact=True).click()
+
+
+def test_a_visitor_writes_a_principle_tries_it_reviews_what_it_gave_and_trains_on_it(visit, tiny_model):
+    page = visit()
+    go(page, "Constitution")
+    expect(page.locator("#principles-status")).to_contain_text("Saved", timeout=LONG)
+    form = panel(page)
+    form.get_by_label("Critique request").first.fill("Say whether the answer rhymes.")
+    form.get_by_label("Critique request").first.press("Tab")
+    expect(page.locator("#principles-status")).to_contain_text("Unsaved edits", timeout=LONG)
+    page.locator("#bench-prompt textarea").fill("How do I keep my bicycle safe?")
+    page.get_by_role("button", name="Try", exact=True).click()
+    expect(page.locator("#bench-status")).to_contain_text("Tried under", timeout=LONG)
+    expect(page.locator("#bench-result")).to_contain_text(re.compile(r"\w+ \w+"))
+    page.screenshot(path=SHOTS / "bench-real.png", full_page=True)
+    page.get_by_role("button", name="Save as a new version").click()
+    expect(page.locator("#principles-status")).to_contain_text("Saved", timeout=LONG)
+
+    inner(page, "Critique and revise")
+    for label, value in (("Starting model", str(tiny_model)), ("Prompts", "5"), ("Run name", "rhymer")):
+        panel(page).get_by_label(label, exact=True).last.fill(value)
+        panel(page).get_by_label(label, exact=True).last.press("Tab")
+    panel(page).get_by_role("button", name="Start the run").click()
+    status = page.locator("#constitution-status")
+    expect(status).to_contain_text("rhymer", timeout=LONG)
+    expect(status).to_contain_text("Finished", timeout=4 * LONG)
+    expect(status).to_contain_text("under harmless-and-candid, version 2")
+
+    inner(page, "Review")
+    slots = page.locator(".pg-slot").filter(visible=True)
+    expect(slots).to_have_count(5, timeout=LONG)
+    for i in range(5):
+        slots.nth(i).locator("textarea").fill(f"Lock it well, answer {i}, and all is well.")
+        slots.nth(i).get_by_role("radio", name="Accept").check()
+    expect(page.locator("#review-counts")).to_contain_text("edited 5", timeout=LONG)
+    page.screenshot(path=SHOTS / "review-real.png", full_page=True)
+    page.get_by_role("button", name="Send to DPO").click()
+
+    expect(panel(page).get_by_label("Data", exact=True)).to_have_value(re.compile("^rhymer-pairs"), timeout=LONG)
+    for label, value in (("Starting model", str(tiny_model)), ("Steps at most", "2"), ("Run name", "taught")):
+        panel(page).get_by_label(label).first.fill(value)
+        panel(page).get_by_label(label).first.press("Tab")
+    panel(page).get_by_role("button", name="Start training").click()
+    status = page.locator("#dpo-status")
+    expect(status).to_contain_text("DPO(taught)", timeout=LONG)
+    expect(status).to_contain_text("made by rhymer under harmless-and-candid, version 2")
+    expect(status).to_contain_text("Finished", timeout=4 * LONG)
+    page.screenshot(path=SHOTS / "taught.png", full_page=True)

@@ -362,9 +362,9 @@ def test_a_shared_prefix_changes_neither_hidden_states_nor_gradients(lora, promp
     batch = written(prompts)
     seen = widths(lora.get_base_model())
     hidden, grads = gradients(lora, batch)
-    begin = seen[0][1]
+    begin = logprobs._shared_prefix(batch.input_ids, batch.attention_mask)
     assert begin >= logprobs.SHARED_LEAST
-    assert seen[:2] == [(1, begin), (4, batch.input_ids.shape[1] - begin)]  # it was indeed shared
+    assert seen[0] == (1, begin + 4 * (batch.input_ids.shape[1] - begin))  # it was indeed shared
     assert all(prompt[:begin] == prompts[0][:begin] for prompt in prompts)
     seen.clear()
     monkeypatch.setattr(logprobs, "SHARED_LEAST", OFF)
@@ -382,7 +382,7 @@ def test_the_result_is_the_same_from_whatever_length_on_a_prefix_is_shared(lora,
     monkeypatch.setattr(logprobs, "SHARED_LEAST", least)
     seen = widths(lora.get_base_model())
     hidden, grads = gradients(lora, batch)
-    assert seen[0] == ((1, 3) if least <= 3 else (3, 8))
+    assert seen[0] == ((1, 3 + 3 * 5) if least <= 3 else (3, 8))
     torch.testing.assert_close(hidden, whole, atol=1e-4, rtol=1e-5)
     assert_same_gradients(grads, expected)
 
@@ -392,7 +392,7 @@ def test_rows_that_are_one_another_s_beginning_share_less_than_the_shortest(lora
     batch = pack([row[:12], row[:12], row[:12]], [row[12:], row[12:13], row[12:16]], {END}, "cpu")
     seen = widths(lora.get_base_model())
     hidden, grads = gradients(lora, batch)
-    assert seen[0] == (1, 12)
+    assert seen[0] == (1, 12 + 3 * 8)
     monkeypatch.setattr(logprobs, "SHARED_LEAST", OFF)
     whole, expected = gradients(lora, batch)
     torch.testing.assert_close(hidden, whole, atol=1e-4, rtol=1e-5)
@@ -403,7 +403,7 @@ def test_equal_rows_share_all_but_their_last_token(lora, monkeypatch):
     batch = pack([list(range(20, 32))] * 3, [[40, END]] * 3, {END}, "cpu")
     seen = widths(lora.get_base_model())
     hidden, grads = gradients(lora, batch)
-    assert seen[:2] == [(1, 13), (3, 1)]
+    assert seen == [(1, 13 + 3), (1, 12 + 3)]  # of the second pass the last tokens are no part
     monkeypatch.setattr(logprobs, "SHARED_LEAST", OFF)
     whole, expected = gradients(lora, batch)
     torch.testing.assert_close(hidden, whole, atol=1e-4, rtol=1e-5)
@@ -417,7 +417,7 @@ def test_padding_that_looks_like_a_shared_token_is_not_shared(lora, monkeypatch)
     batch.input_ids[0, 2] = 5
     seen = widths(lora.get_base_model())
     hidden, grads = gradients(lora, batch)
-    assert seen[0] == (1, 2)
+    assert seen[0] == (1, 2 + 2 * 5)
     monkeypatch.setattr(logprobs, "SHARED_LEAST", OFF)
     whole, expected = gradients(lora, batch)
     torch.testing.assert_close(hidden, whole, atol=1e-4, rtol=1e-5)
@@ -439,7 +439,7 @@ def test_with_gradient_checkpointing_nothing_is_shared_in_training_and_gradients
     seen = widths(lora.get_base_model())
     lora.train()
     whole, grads = gradients(lora, batch)
-    assert seen == [tuple(batch.input_ids.shape)] * 2
+    assert seen == [(4, batch.input_ids.shape[1]), (4, batch.input_ids.shape[1] - 1)]
     torch.testing.assert_close(hidden, whole, atol=1e-4, rtol=1e-5)
     assert_same_gradients(grads, expected)
     lora.eval()  # in evaluation nothing is recomputed, so that it may be shared

@@ -3,11 +3,13 @@
 from typing import Any, NamedTuple
 
 import torch
-from transformers import DynamicCache
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
 
 from playground.models.products import product
 
 HEAD_ROWS = 256  # positions per LM-head product: 256 × 49k logits in fp32 are 50 MB
+SHARED = "shared_prefix"  # the attention of rows that begin alike, by its name in transformers
 SHARED_LEAST = 8  # tokens that all rows must begin with before they are computed once for all
 
 
@@ -34,19 +36,62 @@ def hidden_states(causal_lm: Any, input_ids: torch.Tensor, attention_mask: torch
     """(B, T, H): last hidden states of rows (B, T) padded on the right.
 
     What all rows begin with, such as a template's system message, is computed once and its keys and values are shared:
-    the same numbers and the same gradients for less work. Gradient checkpointing can't keep a cache, so not there.
+    the same numbers and the same gradients for less work. The prefix and all rests lie in one row, so that each linear
+    layer multiplies them at once; only attention tells them apart.
     """
     inner = causal_lm.base_model
     shared = _shared_prefix(input_ids, attention_mask)
-    if shared < SHARED_LEAST or (inner.training and causal_lm.is_activation_checkpointing):
+    recomputed = inner.training and causal_lm.is_activation_checkpointing
+    if shared < SHARED_LEAST or recomputed or not _takes_own_attention(inner):
         return inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-    cache = DynamicCache(config=causal_lm.config)
-    first = inner(input_ids=input_ids[:1, :shared], past_key_values=cache, use_cache=True).last_hidden_state
-    cache.batch_repeat_interleave(len(input_ids))
-    rest = inner(
-        input_ids=input_ids[:, shared:], attention_mask=attention_mask, past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    return torch.cat([first.expand(len(input_ids), -1, -1), rest], dim=1)
+    rows, width = input_ids.shape
+    flat = torch.cat([input_ids[0, :shared], input_ids[:, shared:].flatten()])[None]  # (1, S + B·R)
+    places = torch.arange(width, device=flat.device)
+    places = torch.cat([places[:shared], places[shared:].repeat(rows)])[None]
+    causal_lm.config._attn_implementation = SHARED
+    try:
+        hidden = inner(input_ids=flat, position_ids=places, use_cache=False, shared=(shared, rows)).last_hidden_state
+    finally:
+        causal_lm.config._attn_implementation = "sdpa"
+    first, rest = hidden[:, :shared], hidden[0, shared:].unflatten(0, (rows, -1))
+    return torch.cat([first.expand(rows, -1, -1), rest], dim=1)
+
+
+def _takes_own_attention(inner: Any) -> bool:
+    """Whether all of the model's layers attend to everything before, by transformers' replaceable function."""
+    kinds = set(getattr(inner.config, "layer_types", None) or ["full_attention"])
+    replaceable = getattr(inner, "_supports_attention_backend", False)
+    return replaceable and inner.config._attn_implementation == "sdpa" and kinds == {"full_attention"}
+
+
+def _shared_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    shared: tuple[int, int],
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of S tokens and of the B rests that each follow them; all tensors (1, heads, S + B·R, d).
+
+    Padding stands on the right, where no real token looks: one mask does for all rows. shared: (S, B).
+    """
+    begin, rows = shared
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    q, k, v = (part[:, :, :begin] for part in (query, key, value))
+    begun = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+    ends = [part[0, :, begin:].unflatten(1, (rows, -1)).transpose(0, 1) for part in (query, key, value)]  # (B, …, R, d)
+    whole = [torch.cat([a.expand(rows, -1, -1, -1), b], 2) for a, b in ((k, ends[1]), (v, ends[2]))]
+    length = ends[0].shape[2]
+    seen = torch.ones(length, begin + length, dtype=torch.bool, device=query.device).tril(begin)
+    ended = scaled_dot_product_attention(ends[0], whole[0], whole[1], attn_mask=seen, scale=scaling)
+    return torch.cat([begun.transpose(1, 2), ended.transpose(1, 2).flatten(0, 1)[None]], 1), None
+
+
+AttentionInterface.register(SHARED, _shared_attention)
 
 
 def _shared_prefix(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> int:
@@ -69,10 +114,10 @@ def learned_tokens(
 
     All inputs (B, T), padded on the right. Without `details`, entropy and mean_logits are zeros.
     """
-    hidden = hidden_states(causal_lm, input_ids, attention_mask)
+    hidden = hidden_states(causal_lm, input_ids[:, :-1], attention_mask[:, :-1])  # nothing follows the last token
     target = labels[:, 1:]
     mask = target != -100  # (B, T-1)
-    hidden, target = hidden[:, :-1][mask], target[mask]  # (N, H), (N,)
+    hidden, target = hidden[mask], target[mask]  # (N, H), (N,)
     head = causal_lm.get_output_embeddings()
     logps, right, entropy, mean_logits = _Head.apply(hidden, head.weight, head.bias, target, details, temperature)
     return Learned(mask, logps, right, entropy, mean_logits, hidden)

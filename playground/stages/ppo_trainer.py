@@ -6,7 +6,7 @@ sampling and shuffling depend on seed and iteration alone, so a resumed run goes
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from playground.models.products import fuse, merged, merged_bytes
 from playground.models.scoring import Head
 from playground.stages import ppo_losses as math
 from playground.stages.inputs import Stopped
-from playground.stages.logprobs import hidden_states
+from playground.stages.logprobs import Learned, hidden_states
 from playground.stages.rewards import Payer, Rewards
 from playground.stages.rollouts import Rollouts, pack, predict, sample
 
@@ -92,6 +92,7 @@ class PPO:
             trained, lr=settings.learning_rate, eps=1e-5, weight_decay=settings.weight_decay, fused=on_cpu
         )
         self.first_ratio: float | None = None  # of the very first minibatch: 1 unless something is wrong
+        self.kept: dict[tuple[int, ...], Learned] = {}  # rows: a pass of `assess` that the first update goes on from
 
     def iterate(self, prompts: list[list[int]], iteration: int) -> Iteration:
         """Rollouts, scores and updates of one iteration (counted from 1)."""
@@ -100,7 +101,7 @@ class PPO:
         found = self.collect(prompts, iteration)
         clock["score"] = time.monotonic()
         self.tell("scoring the answers")
-        values = self.assess(found)
+        values = self.assess(found, self._opening(found.batch, iteration))
         clock["update"] = time.monotonic()
         values |= self.update(found.batch, iteration)
         seconds = self._seconds(clock)
@@ -158,14 +159,22 @@ class PPO:
                     scores[i] = score
         return scores
 
-    def assess(self, found: Iteration) -> dict[str, float]:
-        """Log-probs of policy and reference, values, rewards, advantages and returns into batch.found; the numbers."""
+    def assess(self, found: Iteration, opening: Sequence[int] = ()) -> dict[str, float]:
+        """Log-probs of policy and reference, values, rewards, advantages and returns into batch.found; the numbers.
+
+        opening: rows whose pass through the policy is kept with its gradient.
+        """
         s, batch = self.settings, found.batch
+        self.kept = {}
+        others = [i for i in range(len(batch)) if i not in set(opening)]
         names = ("logps", "ref_logps", "values", "entropy")
         batch.found = {name: torch.zeros(batch.mask.shape, device=batch.mask.device) for name in names}
         with self._inference():
-            for rows in self._groups(batch):
-                for name, values in self._assess_rows(batch.rows(rows)).items():
+            for rows in [*([list(opening)] if opening else []), *batch.by_length(others, s.micro_batch_size)]:
+                said, found_here = self._assess_rows(batch.rows(rows), keep=rows == list(opening))
+                if said.logps.requires_grad:
+                    self.kept[tuple(rows)] = said
+                for name, values in found_here.items():
                     batch.found[name][rows, : values.shape[1]] = values
         batch.found = {name: values.clone() for name, values in batch.found.items()}
         logps, ref_logps, old_values = (batch.found[name] for name in ("logps", "ref_logps", "values"))
@@ -179,18 +188,37 @@ class PPO:
         batch.found["advantages"] = math.whiten(advantages, batch.mask)
         return self._numbers(found, earned, advantages)
 
-    def _assess_rows(self, part: Rollouts) -> dict[str, torch.Tensor]:
-        """(b, T-1) each, for one group of rows."""
+    def _opening(self, batch: Rollouts, iteration: int) -> list[int]:
+        """The rows that the updates begin with. The policy has not moved until then, so their pass serves twice.
+
+        None before the first ratio is known, which is to prove that a second pass sees the same; nor where activations
+        are recomputed, as one can't keep them.
+        """
+        if self.first_ratio is None or self.roles.causal_lm.is_activation_checkpointing:
+            return []
+        return batch.by_length(self._minibatches(batch, iteration, 0)[0], self.settings.micro_batch_size)[0]
+
+    def _minibatches(self, batch: Rollouts, iteration: int, epoch: int) -> list[list[int]]:
+        """The rollouts in an order that depends on seed, iteration and epoch alone, in parts."""
+        s = self.settings
+        random = torch.Generator().manual_seed((s.seed * 1_000_003 + iteration) * 4096 + epoch)
+        order = torch.randperm(len(batch), generator=random).tolist()
+        size = -(-len(batch) // s.num_mini_batches)
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def _assess_rows(self, part: Rollouts, keep: bool = False) -> tuple[Learned, dict[str, torch.Tensor]]:
+        """What the policy says, and (b, T-1) of each name, for one group of rows."""
         roles, temperature = self.roles, self.settings.temperature
         with roles.adapters.use(POLICY):
-            said = predict(roles.causal_lm, part, temperature, details=True)
+            with torch.set_grad_enabled(keep):
+                said = predict(roles.causal_lm, part, temperature, details=True)
             known = roles.value_head(said.hidden.float()).squeeze(-1)
         if roles.critic != POLICY:
             known = self._critic(part)
         with roles.adapters.use(roles.reference):
             reference = predict(roles.causal_lm, part, temperature).logps
         found = {"logps": said.logps, "ref_logps": reference, "values": known, "entropy": said.entropy}
-        return {name: said.spread(values) for name, values in found.items()}
+        return said, {name: said.spread(values) for name, values in found.items()}
 
     def _critic(self, part: Rollouts) -> torch.Tensor:
         """(N,): values of the critic that has an adapter of its own, at the token before each of the answer's."""
@@ -223,14 +251,11 @@ class PPO:
         for group in self.optimizer.param_groups:
             group["lr"] = s.learning_rate * (1 - (iteration - 1) / s.max_steps)
         self._assert_trained()
-        size = -(-len(batch) // s.num_mini_batches)
         with self._training():
             for epoch in range(s.num_ppo_epochs):
                 self.tell(f"updating, epoch {epoch + 1} of {s.num_ppo_epochs}")
-                random = torch.Generator().manual_seed((s.seed * 1_000_003 + iteration) * 4096 + epoch)
-                order = torch.randperm(len(batch), generator=random).tolist()
-                for start in range(0, len(order), size):
-                    seen = self._minibatch(batch, order[start : start + size])
+                for chosen in self._minibatches(batch, iteration, epoch):
+                    seen = self._minibatch(batch, chosen)
                     if self.first_ratio is None:
                         self.first_ratio = seen["val/ratio"]
                     too_far = s.epoch_kl > 0 and seen["policy/approxkl_avg"] > 1.5 * s.epoch_kl
@@ -254,18 +279,22 @@ class PPO:
         count = int(batch.mask[chosen].sum())
         sums: dict[str, float] = {}
         for rows in batch.by_length(chosen, self.settings.micro_batch_size):
-            for name, value in self._backward(batch.rows(rows), count).items():
+            said = self.kept.pop(tuple(rows), None)
+            for name, value in self._backward(batch.rows(rows), count, said).items():
                 sums[name] = sums.get(name, 0.0) + value
         return {name: value / count for name, value in sums.items()}
 
-    def _backward(self, part: Rollouts, count: int) -> dict[str, float]:
-        """Adds the gradients of these rows' losses divided by `count` tokens; returns sums over their tokens."""
+    def _backward(self, part: Rollouts, count: int, said: Learned | None = None) -> dict[str, float]:
+        """Adds the gradients of these rows' losses divided by `count` tokens; returns sums over their tokens.
+
+        said: what the policy says of them, if that is known with its gradient.
+        """
         s, roles, mask = self.settings, self.roles, part.mask
         old, advantages, old_values, returns = (
             part.found[name][mask] for name in ("logps", "advantages", "values", "returns")
         )
         with roles.adapters.use(POLICY):
-            said = predict(roles.causal_lm, part, s.temperature)
+            said = said or predict(roles.causal_lm, part, s.temperature)
             losses, ratio = math.policy_losses(said.logps, old, advantages, s.cliprange)
             total = losses.sum() / count
             if roles.critic == POLICY:

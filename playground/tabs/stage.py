@@ -125,9 +125,8 @@ def _start(stage: str, named: dict[str, Any]) -> Run:
         hosting.check_ref(ref)
         settings = launch.stage(stage).Settings
         values = settings.parse(named).values()
-        for name, spec in settings.specs().items():
-            if spec.model and values[name]:
-                hosting.check_ref(values[name])
+        for model in [values[key] for key, spec in settings.specs().items() if spec.model and values[key]]:
+            hosting.check_ref(model)
         if wait := fetching.ready_or_fetch(ref):
             raise ValueError(wait)
         name = (name or "").strip() or None
