@@ -322,7 +322,7 @@ def inner(page: Page, name: str) -> None:
     panel(page).get_by_role("tab", name=name, exact=True).click()
 
 
-def test_a_visitor_writes_a_principle_tries_it_reviews_what_it_gave_and_trains_on_it(visit, tiny_model):
+def test_a_visitor_writes_a_principle_tries_it_reviews_what_it_gave_and_trains_on_it(visit):
     page = visit()
     go(page, "Constitution")
     expect(page.locator("#principles-status")).to_contain_text("Saved", timeout=LONG)
@@ -339,9 +339,10 @@ def test_a_visitor_writes_a_principle_tries_it_reviews_what_it_gave_and_trains_o
     expect(page.locator("#principles-status")).to_contain_text("Saved", timeout=LONG)
 
     inner(page, "Critique and revise")
-    for label, value in (("Starting model", str(tiny_model)), ("Prompts", "5"), ("Run name", "rhymer")):
-        panel(page).get_by_label(label, exact=True).last.fill(value)
-        panel(page).get_by_label(label, exact=True).last.press("Tab")
+    for label, value in (("Prompts", "5"), ("Run name", "rhymer")):
+        field = panel(page).last.get_by_label(re.compile(rf"^\s*{label}")).first
+        field.fill(value)
+        field.press("Tab")
     panel(page).get_by_role("button", name="Start the run").click()
     status = page.locator("#constitution-status")
     expect(status).to_contain_text("rhymer", timeout=LONG)
@@ -359,7 +360,7 @@ def test_a_visitor_writes_a_principle_tries_it_reviews_what_it_gave_and_trains_o
     page.get_by_role("button", name="Send to DPO").click()
 
     expect(panel(page).get_by_label("Data", exact=True)).to_have_value(re.compile("^rhymer-pairs"), timeout=LONG)
-    for label, value in (("Starting model", str(tiny_model)), ("Steps at most", "2"), ("Run name", "taught")):
+    for label, value in (("Steps at most", "2"), ("Run name", "taught")):
         panel(page).get_by_label(label).first.fill(value)
         panel(page).get_by_label(label).first.press("Tab")
     panel(page).get_by_role("button", name="Start training").click()

@@ -61,7 +61,9 @@ def _takes_own_attention(inner: Any) -> bool:
     """Whether all of the model's layers attend to everything before, by transformers' replaceable function."""
     kinds = set(getattr(inner.config, "layer_types", None) or ["full_attention"])
     replaceable = getattr(inner, "_supports_attention_backend", False)
-    return replaceable and inner.config._attn_implementation == "sdpa" and kinds == {"full_attention"}
+    capped = getattr(inner.config, "attn_logit_softcapping", None) is not None
+    plain = inner.config._attn_implementation == "sdpa" and not capped
+    return replaceable and plain and kinds == {"full_attention"}
 
 
 def _shared_attention(
