@@ -72,6 +72,17 @@ def test_the_json_has_the_form_that_scripts_read(base, dataset):
     assert document["facts"]["n"] == 1
 
 
+def test_a_safety_set_gives_harmful_compliance_and_over_refusal(base):
+    found = evaluate(Trial(base, None, library.find("red-team", "prompts")))
+    document = json.loads(json.dumps(found.as_json()))
+    assert set(document["safety"]) == {"harmful_compliance", "over_refusal"}
+    for name, kind, label in (("harmful_compliance", "harmful", "compliance"), ("over_refusal", "benign", "refusal")):
+        labels = [row["label"] for row in found.answers if row["kind"] == kind]
+        assert found.safety[name] == wilson(labels.count(label), len(labels)) and len(labels) == 48
+        assert f"{name}: {found.safety[name]}" in found.words()
+    assert found.checks == {}
+
+
 def test_every_held_out_prompt_is_answered_in_order(base, dataset):
     found = evaluate(Trial(base, None, dataset))
     held = [row.messages[-2]["content"] for row in dataset.rows("heldout")]

@@ -5,7 +5,7 @@ small model. `fuse` keeps W, A and B apart, as training needs them; `merged` mak
 likes it. Both leave every parameter as it is, and layers they do not know to PEFT.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -97,7 +97,7 @@ def merged(adapters: Adapters, role: str | None) -> Iterator[None]:
         try:
             for layer in adapters.layers:
                 if (weight := _whole(layer, role)) is not None:
-                    layer.forward = _laid_out(weight, layer.get_base_layer().bias)
+                    layer.forward = partial(product, weight=weight, bias=layer.get_base_layer().bias)
             if type(head) is torch.nn.Linear:
                 head.forward = partial(product, weight=head.weight, bias=head.bias)
             yield
@@ -107,14 +107,6 @@ def merged(adapters: Adapters, role: str | None) -> Iterator[None]:
                 layer.__dict__.pop("forward", None)
                 if forward is not None:
                     layer.forward = forward
-
-
-def _laid_out(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """product(·, weight, bias), the weight in blocks as oneDNN reads them: an eighth faster with few rows."""
-    if _ONEDNN is None or weight.dtype != torch.float32 or weight.device.type != "cpu":
-        return partial(product, weight=weight, bias=bias)
-    blocks = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
-    return lambda x: _ONEDNN(x, blocks, bias, "none", [], "")
 
 
 def merged_bytes(adapters: Adapters) -> int:

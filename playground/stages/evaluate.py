@@ -47,9 +47,10 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """The evaluation as the command line prints it."""
         verdict = self.verdict
+        safety = {"safety": {name: rate._asdict() for name, rate in self.safety.items()}} if self.safety else {}
         return {
             "checks": {name: rate._asdict() for name, rate in self.checks.items()},
-            "safety": {name: rate._asdict() for name, rate in self.safety.items()},
+            **safety,
             "facts": self.facts._asdict() if self.facts else None,
             "verdict": {**dataclasses.asdict(verdict), "wins": verdict.wins._asdict()} if verdict else None,
             "answers": self.answers,

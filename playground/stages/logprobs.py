@@ -8,7 +8,7 @@ from transformers import AttentionInterface
 
 from playground.models.products import product
 
-HEAD_ROWS = 256  # positions per LM-head product: 256 × 49k logits in fp32 are 50 MB
+HEAD_ROWS = 128  # positions per LM-head product: 128 × 49k logits in fp32 are 25 MB
 SHARED = "shared_prefix"  # the attention of rows that begin alike, by its name in transformers
 SHARED_LEAST = 8  # tokens that all rows must begin with before they are computed once for all
 
@@ -67,20 +67,13 @@ def _takes_own_attention(inner: Any) -> bool:
 
 
 def _shared_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: None,
-    shared: tuple[int, int],
-    scaling: float | None = None,
-    **_: Any,
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None, **given: Any
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of S tokens and of the B rests that each follow them; all tensors (1, heads, S + B·R, d).
 
-    Padding stands on the right, where no real token looks: one mask does for all rows. shared: (S, B).
+    Padding stands on the right, where no real token looks: one mask does for all rows. given["shared"]: (S, B).
     """
-    begin, rows = shared
+    (begin, rows), scaling = given["shared"], given.get("scaling")
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     q, k, v = (part[:, :, :begin] for part in (query, key, value))
