@@ -72,7 +72,7 @@ def constitution(args: argparse.Namespace) -> Any:
     if args.name and args.action != "import":
         raise ValueError("--name goes with constitution import.")
     if args.action == "show" and not args.what:
-        newest = [constitutions.versions(name)[-1] for name in constitutions.names() if constitutions.versions(name)]
+        newest = [version for name in constitutions.names() if (version := constitutions.newest(name))]
         return [
             {"name": v.name, "version": v.number, "principles": len(v.constitution.principles), "sha256": v.sha256}
             for v in newest

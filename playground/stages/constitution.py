@@ -43,8 +43,8 @@ METRICS = {
 
 
 @dataclass
-class ConstitutionSettings(plain.Settings):
-    """Everything a person can choose for critique and revision."""
+class PrincipledSettings(plain.Settings):
+    """What a person can choose wherever principles are applied to prompts."""
 
     constitution: str = setting(
         "harmless-and-candid",
@@ -55,6 +55,12 @@ class ConstitutionSettings(plain.Settings):
     num_prompts: int = setting(
         40, "Prompts", "How many of the training prompts are asked, drawn by the seed; 0 asks all.", low=0, high=10_000
     )
+
+
+@dataclass
+class ConstitutionSettings(PrincipledSettings):
+    """Everything a person can choose for critique and revision."""
+
     rounds: int = setting(
         1, "Rounds", "Critiques and revisions of each answer, every one under another principle.", low=1, high=4, step=1
     )

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from playground import settings as plain
 from playground.data import constitutions
 from playground.data.library import Dataset
 from playground.data.rendering import Renderer, RenderError
@@ -20,7 +19,7 @@ from playground.models.catalog import Base
 from playground.runs.run import Run
 from playground.settings import SettingError, setting
 from playground.stages import critique, harvest, judge_probe, judge_setup, judging, labels
-from playground.stages.constitution import prompts_of
+from playground.stages.constitution import PrincipledSettings, prompts_of
 from playground.stages.inputs import StageError, base_of, dataset_of, known_weights
 from playground.stages.training import same
 from playground.statistics import Rate, wilson
@@ -45,18 +44,9 @@ OPTIONS = tuple(dict.fromkeys(name for method in judging.FORMATS.values() for na
 
 
 @dataclass
-class FeedbackSettings(plain.Settings):
+class FeedbackSettings(PrincipledSettings):
     """Everything a person can choose for AI feedback."""
 
-    constitution: str = setting(
-        "harmless-and-candid",
-        "Constitution",
-        "Its name, or name@number for an older version of it.",
-        offers="constitutions",
-    )
-    num_prompts: int = setting(
-        40, "Prompts", "How many of the training prompts are asked, drawn by the seed; 0 asks all.", low=0, high=10_000
-    )
     max_new_tokens: int = setting(64, "Longest answer", "Tokens of an answer.", low=4, high=512, step=4)
     temperature: float = setting(
         1.0, "Temperature", "Lower makes the two answers more alike.", low=0.1, high=2.0, step=0.05

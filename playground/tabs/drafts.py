@@ -220,7 +220,7 @@ def dropped_text(draft: Draft) -> Draft:
 
 def newest() -> list[Version]:
     """The newest version of every constitution that can be read: a damaged file is no reason to show none."""
-    return [version for name in constitutions.names() for version in constitutions.versions(name)[-1:]]
+    return [version for name in constitutions.names() if (version := constitutions.newest(name))]
 
 
 # ---- in words
