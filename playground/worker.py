@@ -19,7 +19,7 @@ from pathlib import Path
 import filelock
 import psutil
 
-from playground.runs.queue import queued, worker_environment, worker_lock
+from playground.runs.queue import leaving_mark, queued, worker_environment, worker_lock
 from playground.runs.run import Run, list_runs
 from playground.stages.inputs import Stopped
 
@@ -31,13 +31,17 @@ def main() -> None:
     while True:
         try:
             with worker_lock():
+                leaving_mark().unlink(missing_ok=True)
                 _wait_for_orphan()
                 _close_abandoned()
                 while (waiting := queued()) and not _leaving.is_set():
                     with contextlib.suppress(FileNotFoundError):  # deleted between the look and the start
                         supervise(waiting[0])
         except filelock.Timeout:
-            return
+            if not leaving_mark().exists():
+                return
+            time.sleep(0.2)  # the other one has been told to end: what is queued is for us
+            continue
         if _leaving.is_set() or not queued():  # one may have been queued between the last look and the lock's release
             return
 
@@ -60,6 +64,7 @@ def supervise(run: Run) -> None:
 
     def leave(*_: object) -> None:
         _leaving.set()
+        leaving_mark().touch()
         run.request_stop()
 
     signal.signal(signal.SIGTERM, leave)

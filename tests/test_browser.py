@@ -1,22 +1,16 @@
 """The whole job in a real browser: upload, report, mask, train, close the page, come back, compare."""
 
 import csv
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 from serving import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "test-results"
-CHROMIUM = os.environ.get("PLAYGROUND_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
-)
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
 TABS = ("Start", "Data", "Fine-tune (SFT)", "Reward model", "PPO", "DPO", "Constitution", "Score", "Chat", "Runs")
 CURVE = "[...document.querySelectorAll('#plot-sft-loss svg .mark-line path')].map(p => p.getAttribute('d')).join()"
 LONG = 120_000  # ms; a slow machine is no failure
@@ -30,18 +24,6 @@ EMPTY = '<div aria-label="Empty value"'  # a plot without a point; a label on a 
 def server(tmp_path_factory, embedded_model):
     with serve(tmp_path_factory.mktemp("browser-home")) as (url, _):
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI has no Chromium; .ci/run installs it")
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
@@ -110,6 +92,7 @@ def legend(page: Page, stage: str) -> Locator:
 def faults(page: Page, name: str, shot: str) -> list[str]:
     """What a screen reader or a narrow screen would stumble over on the tab that is open."""
     SHOTS.mkdir(exist_ok=True)
+    expect(page.locator(".pending:visible")).to_have_count(0, timeout=LONG)  # what still waits for its value is faint
     page.screenshot(path=SHOTS / f"{name.split()[0].lower()}-{shot}.png", full_page=True)
     found = []
     if page.evaluate("document.documentElement.scrollWidth - window.innerWidth") > 0:

@@ -2,9 +2,7 @@
 
 import gc
 import json
-import os
 import re
-import shutil
 import socket
 import time
 import warnings
@@ -13,7 +11,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from serving import laid_out
 
 from playground.data import constitutions
@@ -22,10 +20,6 @@ from playground.tabs import bench, constitution, html, review
 from playground.tabs.hosting import launch_options, theme
 
 SHOTS = Path(__file__).resolve().parents[1] / "test-results"
-CHROMIUM = os.environ.get("PLAYGROUND_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
-)
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
 LONG = 30_000  # ms; a slow machine is no failure
 pytestmark = [  # of Gradio's own statistics, which a server of its own process would keep to itself
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
@@ -68,18 +62,6 @@ def server():
         page.close(verbose=False)
         del page
         gc.collect()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI has no Chromium; .ci/run installs it")
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ class Settings(settings.Settings):
     steps: int = setting(3, "Steps", "How many.")
     error: str = setting("", "Error", "What to raise.")
     load: bool = setting(False, "Load", "Wait for the stop before the first step.")
+    linger: float = setting(0.0, "Linger", "Seconds between the stop and the end.")
 
 def main(settings, run):
     if settings.error == "ValueError":
@@ -39,6 +40,7 @@ def main(settings, run):
         run.log("train", step, {"loss": 1 / step})
         run.update(step=step)
         if run.stop_requested():
+            time.sleep(settings.linger)
             return
         time.sleep(0.02)
 """
@@ -370,6 +372,16 @@ def test_sigterm_to_the_worker_stops_its_run(sleepy):
     queue.start_worker()
     psutil.Process(training(run).pid).parent().terminate()
     assert ended(run).state == "stopped"
+
+
+def test_a_worker_started_while_another_one_leaves_takes_what_is_queued(sleepy):
+    run, waiting = sleepy(steps=FOREVER, linger=4.0), sleepy()
+    queue.start_worker()
+    psutil.Process(training(run).pid).parent().terminate()
+    until(run.stop_requested)
+    queue.start_worker()  # finds the lock taken for as long as the first run needs to end
+    assert ended(run).state == "stopped"
+    assert ended(waiting).state == "finished"
 
 
 def test_a_stopped_run_goes_on_after_it_is_queued_again(sleepy):

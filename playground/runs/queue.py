@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import filelock
 
@@ -66,6 +67,11 @@ def waits_for(run: Run) -> list[Run]:
 def worker_lock() -> filelock.BaseFileLock:
     """The lock that the living worker holds."""
     return filelock.FileLock(home() / "worker.lock", timeout=0)
+
+
+def leaving_mark() -> Path:
+    """The file that a worker writes when it is told to end, so that the next one waits for the lock."""
+    return home() / "worker.leaving"
 
 
 def start_worker() -> None:

@@ -64,7 +64,7 @@ def build() -> list[Any]:
         return scored(**{name: values[component] for name, component in fields.items()})
 
     press.click(ask, set(fields.values()), [result, before], concurrency_id="chat", concurrency_limit=2, **private)
-    judge.change(_look, judge, [trust, curve, margins], **private)
+    judge.change(_look, judge, [trust, curve, margins], show_progress="hidden", **private)
     upload.upload(score_file, [judge, upload], [table, download], concurrency_id="chat", concurrency_limit=2, **private)
     return [judge, trust, curve, margins]
 
