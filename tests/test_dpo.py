@@ -15,7 +15,8 @@ from playground import worker
 from playground.data import library
 from playground.data.readers import RawRow
 from playground.data.rendering import Renderer
-from playground.data.report import examine, training_pairs
+from playground.data.report import examine
+from playground.data.tokens import training_pairs
 from playground.models import catalog, loading
 from playground.models.adapters import open_adapters
 from playground.runs import run as runs

@@ -7,7 +7,7 @@ import torch
 
 from playground.data.pairs import Pair
 from playground.data.rendering import Renderer
-from playground.data.report import training_pairs
+from playground.data.tokens import training_pairs
 from playground.models import catalog, loading
 from playground.models.adapters import open_adapters
 from playground.models.scoring import last_scores, read_head, score_rows, token_scores

@@ -13,7 +13,9 @@ from playground.data import library
 from playground.data.pairs import Pair
 from playground.data.readers import RawRow
 from playground.data.rendering import Encoded, Renderer
-from playground.data.report import EncodedPair, Row, examine, training_pairs, training_rows
+from playground.data.report import examine
+from playground.data.shapes import Row
+from playground.data.tokens import EncodedPair, training_pairs, training_rows
 from playground.models import catalog, loading
 from playground.runs import run as runs
 from playground.settings import SettingError

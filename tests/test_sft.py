@@ -12,7 +12,9 @@ from trl import SFTConfig
 from playground.data import library
 from playground.data.readers import RawRow
 from playground.data.rendering import Renderer
-from playground.data.report import Row, examine, training_rows
+from playground.data.report import examine
+from playground.data.shapes import Row
+from playground.data.tokens import training_rows
 from playground.models import catalog, loading
 from playground.runs import run as runs
 from playground.stages import launch, logprobs, sft, trl_bridge, trl_trainers

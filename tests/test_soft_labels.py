@@ -22,7 +22,7 @@ from test_losses import pairs as pairs
 from playground.data import library
 from playground.data.pairs import Pair
 from playground.data.rendering import Renderer
-from playground.data.report import EncodedPair, training_pairs
+from playground.data.tokens import EncodedPair, training_pairs
 from playground.stages import dpo, reward, trl_trainers
 from playground.stages.inputs import StageError
 

@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from playground.data.report import EncodedPair
+from playground.data.tokens import EncodedPair
 from playground.home import write_atomically
 from playground.runs.run import Run
 from playground.statistics import (

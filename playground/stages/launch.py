@@ -13,7 +13,7 @@ import yaml
 
 from playground.data.library import ACCEPTED, Dataset
 from playground.data.rendering import Renderer
-from playground.data.report import measure
+from playground.data.tokens import measure
 from playground.models.catalog import Base
 from playground.runs import queue, run
 from playground.settings import SettingError, Settings

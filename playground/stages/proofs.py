@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from playground.data.rendering import Encoded, Renderer
-from playground.data.report import EncodedPair
+from playground.data.tokens import EncodedPair
 from playground.runs.run import Run
 from playground.stages.inputs import StageError, parent_of
 

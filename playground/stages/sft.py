@@ -38,7 +38,7 @@ Settings = SFTSettings
 def main(settings: SFTSettings, run: Run) -> None:
     """One SFT run: data → model → proofs → trainer → train → save."""
     from playground.data.rendering import Renderer
-    from playground.data.report import training_rows
+    from playground.data.tokens import training_rows
     from playground.models import loading
     from playground.stages import proofs, trl_bridge, trl_trainers
     from playground.stages.probes import prober, prompts_of

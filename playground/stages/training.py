@@ -8,7 +8,7 @@ from playground import settings as plain
 from playground.data import library
 from playground.data.library import Dataset
 from playground.data.rendering import Renderer
-from playground.data.report import EncodedPair, training_pairs
+from playground.data.tokens import EncodedPair, training_pairs
 from playground.models import loading
 from playground.models.catalog import Base
 from playground.runs.run import Run

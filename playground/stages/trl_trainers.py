@@ -11,7 +11,7 @@ from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, S
 from trl.trainer.utils import FusedCausalLMOutput
 
 from playground.data.rendering import Encoded
-from playground.data.report import EncodedPair
+from playground.data.tokens import EncodedPair
 from playground.models.scoring import last_scores, token_scores
 from playground.stages.logprobs import learned_tokens
 

@@ -12,7 +12,8 @@ from playground.data import library
 from playground.data.pairs import SIDES, Pair
 from playground.data.prompts import MOST_NOTED, Prompt
 from playground.data.rendering import Renderer, RenderError
-from playground.data.report import Lengths, Report, encoded_sides, measure, some
+from playground.data.report import Report, some
+from playground.data.tokens import Lengths, encoded_sides, measure
 from playground.models import catalog
 from playground.models.catalog import EMBEDDED
 from playground.statistics import quantile, wilson, wins
