@@ -284,8 +284,8 @@ def test_a_start_proof_leaves_nothing_in_the_first_curves(base, renderer):
     trainer = trl_trainers.reward_trainer(
         model, loading.load_tokenizer(base), {**arguments, "center_rewards_coefficient": 0.5}, rows
     )
-    assert reward.start_proof(trainer, settings).passed
-    assert not reward.start_proof(trainer, reward.RewardSettings(center_rewards_coefficient=0.0)).passed
+    assert reward.start_proof(trainer, settings, 1e-4).passed
+    assert not reward.start_proof(trainer, reward.RewardSettings(center_rewards_coefficient=0.0), 1e-4).passed
     assert not any(trainer._metrics["eval"].values()) and not any(trainer._metrics["train"].values())
     assert trainer.eval_scores == [] and trainer._batch_rows["eval"] == []
     assert trainer.model.training

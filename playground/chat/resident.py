@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from playground.data.rendering import Renderer
 from playground.models import catalog, loading
 from playground.models.adapters import Adapters, check_adapter, open_adapters
@@ -54,7 +56,7 @@ def load(ref: str, identity: str | None, progress: Progress, quantization: str =
     global _loaded
     base, where = catalog.prepare(ref, progress, identity), loading.placement(quantization)
     if _loaded is None or (_loaded.base.identity, _loaded.where) != (base.identity, where):
-        _loaded = None  # frees the other base first
+        forget()
         progress(f"Loading {base.title}", None)
         model = loading.load_base(base, where)
         favour_small_batches(model)
@@ -101,3 +103,5 @@ def forget() -> None:
     """Frees the base and its adapters; the next question loads them again."""
     global _loaded
     _loaded = None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # a training process may need it

@@ -14,7 +14,7 @@ import psutil
 GIB = 2**30
 OVERHEAD = 0.5 * GIB  # the CUDA context and what the allocator can't use
 NF4_BYTES = 0.5 + 4 / 64 * 0.254  # a weight's 4 bits and its share of the double-quantised constants
-BLOCK = 256  # rows of logits that exist at once, as in stages/logprobs.py
+BLOCK = 128  # rows of logits that exist at once, as in stages/logprobs.py
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ PASSED_ON = (
     "CUDA_",
     "NVIDIA_",
     "TORCH",
+    "PYTORCH_",
+    "BNB_",
+    "TRITON_",
     "OMP_",
     "MKL_",
     "OPENBLAS_",
@@ -93,6 +96,7 @@ def worker_environment() -> dict[str, str]:
 
     The server's OMP_WAIT_POLICY stays behind: waiting passively keeps a chat quick beside a run, but slows training.
     glibc is told to keep freed memory: giving each step's activations back and faulting them in anew costs a sixth.
+    Of several GPUs a run sees the first: a quantized base can't be spread by the trainers, which would try.
     """
     kept = {name: value for name, value in os.environ.items() if name.upper().startswith(PASSED_ON)}
     keeping = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
@@ -100,4 +104,5 @@ def worker_environment() -> dict[str, str]:
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
     kept.pop("OMP_WAIT_POLICY", None)
+    kept["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return {**kept, **quiet, **keeping, "PYTHONPATH": path}

@@ -97,7 +97,7 @@ def main(settings: DPOSettings, run: Run) -> None:
     trainer = trl_trainers.dpo_trainer(model, loading.load_tokenizer(base), arguments, rows)
     reference = reference_pass(trainer, run)
     trl_trainers.set_reference(trainer, rows, reference)
-    tolerance = 1e-4 if where.device == "cpu" else 2e-2  # half precision rounds sums of hundreds of log-probs
+    tolerance = proofs.tolerance(where.device) * max(1.0, settings.beta / 0.1)  # the margin is β times a sum
     proofs.prove(run, proofs.only_adapters(model), *start_proofs(trainer, settings, tolerance))
     heed_stop(run)
 

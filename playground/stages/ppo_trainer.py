@@ -263,7 +263,8 @@ class PPO:
                         self.optimizer.zero_grad(set_to_none=True)
                         break
                     norm = torch.nn.utils.clip_grad_norm_(self.roles.trained().values(), s.max_grad_norm)
-                    self.optimizer.step()
+                    if norm.isfinite():  # in fp16 a gradient can overflow: such an update is left out
+                        self.optimizer.step()
                     self.optimizer.zero_grad(set_to_none=True)
                     steps += 1
                     for name, value in {**seen, "grad_norm": float(norm)}.items():
@@ -280,15 +281,15 @@ class PPO:
         sums: dict[str, float] = {}
         for rows in batch.by_length(chosen, self.settings.micro_batch_size):
             said = self.kept.pop(tuple(rows), None)
-            for name, value in self._backward(batch.rows(rows), count, said).items():
+            for name, value in self._backward(batch.rows(rows), said).items():
                 sums[name] = sums.get(name, 0.0) + value
+        for grad in (weight.grad for weight in self.roles.trained().values() if weight.grad is not None):
+            grad /= count  # afterwards, because what a mean sends backward is too small for fp16
         return {name: value / count for name, value in sums.items()}
 
-    def _backward(self, part: Rollouts, count: int, said: Learned | None = None) -> dict[str, float]:
-        """Adds the gradients of these rows' losses divided by `count` tokens; returns sums over their tokens.
-
-        said: what the policy says of them, if that is known with its gradient.
-        """
+    def _backward(self, part: Rollouts, said: Learned | None = None) -> dict[str, float]:
+        """Adds the gradients of these rows' losses and returns what was seen, both summed over their tokens; said: what
+        the policy says of them, if that is known with its gradient."""
         s, roles, mask = self.settings, self.roles, part.mask
         old, advantages, old_values, returns = (
             part.found[name][mask] for name in ("logps", "advantages", "values", "returns")
@@ -296,16 +297,16 @@ class PPO:
         with roles.adapters.use(POLICY):
             said = said or predict(roles.causal_lm, part, s.temperature)
             losses, ratio = math.policy_losses(said.logps, old, advantages, s.cliprange)
-            total = losses.sum() / count
+            total = losses.sum()
             if roles.critic == POLICY:
                 values = roles.value_head(said.hidden.float()).squeeze(-1)
                 value_losses = math.value_losses(values, old_values, returns, s.cliprange_value)
-                total = total + s.vf_coef * value_losses.sum() / count
+                total = total + s.vf_coef * value_losses.sum()
             total.backward()  # under the policy: a switch in between would lose the gradient without an error
         if roles.critic != POLICY:
             with roles.adapters.use(roles.critic):
                 value_losses = math.value_losses(self._critic(part), old_values, returns, s.cliprange_value)
-                (s.vf_coef * value_losses.sum() / count).backward()
+                (s.vf_coef * value_losses.sum()).backward()
         ratio, new = ratio.detach(), said.logps.detach()
         return {
             "loss/policy_avg": float(losses.detach().sum()),

@@ -86,6 +86,11 @@ def only_adapters(model: Any) -> Proof:
     return Proof("Only the adapter is trained", not others, words)
 
 
+def tolerance(device: str) -> float:
+    """How far a sum of a few hundred log-probs may be off: half precision rounds each of them."""
+    return 1e-4 if device == "cpu" else 2e-2
+
+
 def close(name: str, found: float, expected: float, tolerance: float, meaning: str) -> Proof:
     """A number is what theory says it must be."""
     words = f"{found:.6f}, expected {expected:.6f} ± {tolerance:g}: {meaning}"

@@ -69,7 +69,7 @@ def main(settings: RewardSettings, run: Run) -> None:
     arguments = trl_bridge.arguments(settings, where, run, bool(rows[1]))
     arguments["center_rewards_coefficient"] = settings.center_rewards_coefficient or None
     trainer = trl_trainers.reward_trainer(model, loading.load_tokenizer(base), arguments, rows)
-    proofs.prove(run, proofs.only_adapters(model), start_proof(trainer, settings))
+    proofs.prove(run, proofs.only_adapters(model), start_proof(trainer, settings, proofs.tolerance(where.device)))
 
     metrics = trl_bridge.train(trainer, run, trl_bridge.RunCallback(run, METRICS))
     run.update(phase="saving")
@@ -86,7 +86,7 @@ def main(settings: RewardSettings, run: Run) -> None:
         trl_bridge.drop_checkpoints(run)
 
 
-def start_proof(trainer: Any, settings: RewardSettings) -> Any:
+def start_proof(trainer: Any, settings: RewardSettings, tolerance: float) -> Any:
     """The loss of the first pairs is −log σ(margin) of the scores that the explorer would show for the same text."""
     import torch
 
@@ -110,7 +110,7 @@ def start_proof(trainer: Any, settings: RewardSettings) -> Any:
     expected += sum((1 - row["label"]) * margin for row, margin in zip(rows, margins, strict=True)) / len(rows)
     expected += settings.center_rewards_coefficient * centre
     meaning = "the trainer reads its scores at the end token, as the explorer does."
-    return proofs.close("The loss is −log σ(margin)", loss, expected, 1e-4 * max(1.0, abs(expected)), meaning)
+    return proofs.close("The loss is −log σ(margin)", loss, expected, tolerance * max(1.0, abs(expected)), meaning)
 
 
 def outcome(run: Run) -> str:
