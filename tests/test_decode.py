@@ -158,9 +158,9 @@ def chosen_once(model, prompt, sampling):
     key = tuple(prompt)
     if key not in KEPT:
         with torch.no_grad():
-            KEPT[key] = model(torch.tensor([prompt])).logits[0, -1]
+            KEPT[key] = model(torch.tensor([prompt])).logits[:, -1]
     row = module._Row(0, None, torch.Generator().manual_seed(sampling.seed))
-    return [module._choose(KEPT[key], sampling, row)]
+    return module._choose(KEPT[key], sampling, [row])
 
 
 KEPT: dict[tuple[int, ...], torch.Tensor] = {}

@@ -10,12 +10,23 @@ QWEN_7B = {
     "hidden_size": 3584, "num_hidden_layers": 28, "intermediate_size": 18944, "num_attention_heads": 28,
     "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
 }  # fmt: skip
+QWEN_1_5B = {
+    "hidden_size": 1536, "num_hidden_layers": 28, "intermediate_size": 8960, "num_attention_heads": 12,
+    "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
 USUAL = {"rollouts": 16, "tokens": 512, "micro_batch": 4, "r": 16}
 
 
 def test_7b_in_four_bits_fits_a_card_of_12_gib():
     total = ppo_bytes(QWEN_7B, **USUAL)["total"] / GIB
     assert 7.0 < total < 11.0
+
+
+@pytest.mark.parametrize(("config", "card"), [(QWEN_1_5B, 3.212), (QWEN_7B, 8.878)])
+def test_the_estimate_is_within_15_percent_of_what_a_card_held(config, card):
+    """card: GiB that an H100 held at the peak of tests/gpu/check.py, context included."""
+    total = ppo_bytes(config, rollouts=16, tokens=192, micro_batch=8, r=16)["total"] / GIB
+    assert total == pytest.approx(card, rel=0.15)
 
 
 @pytest.mark.parametrize("more", [{"rollouts": 256}, {"tokens": 1024}, {"micro_batch": 8}, {"r": 64}])

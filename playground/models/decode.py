@@ -91,9 +91,7 @@ def decode(
                 use_cache=True,
                 logits_to_keep=1,
             )
-        chosen = [
-            _choose(logits, sampling, row) for logits, row in zip(output.logits[:, -1].float(), rows, strict=True)
-        ]
+        chosen = _choose(output.logits[:, -1].float(), sampling, rows)
         yield {row.index: token for row, token in zip(rows, chosen, strict=True)}
         keep = [i for i, token in enumerate(chosen) if token not in ends]
         if not keep:
@@ -160,18 +158,18 @@ def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[t
     return ids, mask
 
 
-def _choose(logits: torch.Tensor, sampling: Sampling, row: _Row) -> int:
-    """The next token of one row from its logits (V,)."""
+def _choose(logits: torch.Tensor, sampling: Sampling, rows: list[_Row]) -> list[int]:
+    """The next token of each row from its logits (B, V), by a random number of its own."""
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        return logits.argmax(-1).tolist()
     logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.numel():
-        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], float("-inf"))
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], float("-inf"))
     probabilities = logits.softmax(-1)
     if sampling.top_p < 1:
         ordered, index = probabilities.sort(descending=True)
-        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0  # the first token over the line stays
-        probabilities = torch.zeros_like(probabilities).scatter(0, index, ordered)
-    share = torch.rand((), generator=row.generator, dtype=torch.float64)
-    reached = probabilities.cpu().double().cumsum(-1)  # multinomial would draw a number for every token there is
-    return int(torch.searchsorted(reached, share * reached[-1], right=True))
+        ordered[ordered.cumsum(-1) - ordered >= sampling.top_p] = 0  # the first token over the line stays
+        probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered)
+    shares = torch.stack([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows])
+    reached = probabilities.double().cumsum(-1)  # multinomial would draw a number for every token there is
+    return torch.searchsorted(reached, shares.to(reached.device) * reached[:, -1:], right=True)[:, 0].tolist()
