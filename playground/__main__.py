@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from playground import verbs
+from playground import data_verbs, verbs
+from playground.data.dataset import FILES
 from playground.models import catalog
 from playground.stages.launch import MAKERS, STAGES
 
@@ -29,9 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
     verb(verbs.models).add_argument("--fetch", metavar="MODEL", help="fetch and convert this model now")
     verb(verbs.settings).add_argument("stage", choices=(*STAGES, *MAKERS))
-    check = verb(verbs.data)
-    check.add_argument("action", choices=["check", "list"])
-    check.add_argument("file", nargs="?")
+    _data_options(verb(data_verbs.data))
     _constitution_options(verb(verbs.constitution))
     training = verb(verbs.train)
     training.add_argument("stage", choices=(*STAGES, *MAKERS))
@@ -75,6 +74,30 @@ def parser() -> argparse.ArgumentParser:
     verb(verbs.stop).add_argument("run")
     verb(verbs.resume).add_argument("run")
     return top
+
+
+def _data_options(rows: argparse.ArgumentParser) -> None:
+    rows.add_argument("action", choices=["check", "list", "export", "rename", "delete"])
+    rows.add_argument(
+        "what", nargs="*", help="a file to check; name or name@number, for export a file, too; a new name"
+    )
+    rows.add_argument("--split", choices=["all", "train", "heldout"], help="the rows to export; all unless given")
+    rows.add_argument(
+        "--kind", choices=list(FILES), help="check: the rows to take from a file that holds several kinds"
+    )
+    rows.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="check: the column of a field; may be repeated",
+    )
+    rows.add_argument(
+        "--pairs-by", choices=["best-worst", "adjacent", "all"], help="check: which ranked answers to pair"
+    )
+    rows.add_argument("--min-margin", type=float, help="check: scores nearer than this make no pair")
+    rows.add_argument("--better", choices=["helpful", "safe"], help="check: what better means, where a set knows both")
+    rows.add_argument("--good-from", type=float, help="check: ratings from here on are thumbs up")
 
 
 def _constitution_options(rules: argparse.ArgumentParser) -> None:

@@ -42,31 +42,6 @@ def settings(args: argparse.Namespace) -> Any:
     return [dataclasses.asdict(spec) | {"kind": spec.kind.__name__} for spec in found.specs().values()]
 
 
-def data(args: argparse.Namespace) -> Any:
-    """Check a file (what is kept, dropped and why), or list the stored datasets."""
-    if args.action == "list":
-        return [
-            {
-                "name": d.name,
-                "kind": d.kind,
-                "train": d.train,
-                "heldout": d.heldout,
-                "sha256": d.sha256,
-                "source": d.source,
-            }
-            for d in library.datasets()
-        ]
-    if not args.file:
-        raise ValueError("data check needs a file.")
-    path = Path(args.file)
-    if not path.is_file():
-        raise ValueError(f"There is no file {args.file}.")
-    report = examine(read_file(path, path.name))
-    if not report.kept:
-        raise ValueError(f"{path.name}: {report.refusal()}")
-    return report.as_json() if args.json else "\n".join(report.words())
-
-
 def constitution(args: argparse.Namespace) -> Any:
     """Show a constitution (or list them all), import a file as one, or tell what differs between two."""
     if args.name and args.action != "import":

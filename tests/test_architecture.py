@@ -17,10 +17,15 @@ LOOSE = ("utils.py", "util.py", "common.py", "helpers.py", "misc.py")
 FLOORS = [
     {"settings", "statistics", "home", "runs", "data", "models"},
     {"stages", "chat", "export", "presets"},
-    {"tabs", "worker", "verbs", "__main__"},
+    {"tabs", "worker", "verbs", "data_verbs", "__main__"},
     {"app"},
 ]
-SHARED = {"settings", "home", "data.rendering"}  # what the rooms of the ground floor may take from each other
+SHARED = {
+    "settings",
+    "statistics",
+    "home",
+    "data.rendering",
+}  # what the rooms of the ground floor may take from each other
 
 
 def name_of(path: Path) -> str:

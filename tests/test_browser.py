@@ -254,7 +254,7 @@ def test_a_visitor_brings_pairs_trains_a_judge_asks_it_and_prefers(visit, tmp_pa
     page.locator("input[type=file]").first.set_input_files(write_pairs(tmp_path / "opinions.csv"))
     expect(page.get_by_text("21 of 22 rows kept, recognised as prompt, chosen, rejected.")).to_be_visible(timeout=LONG)
     expect(page.get_by_text("both answers are the same").first).to_be_visible()
-    expect(page.get_by_text("Length alone tells many pairs apart")).to_be_visible()
+    expect(page.get_by_text("a model may learn length instead of what you mean")).to_be_visible()
     expect(page.locator(".pg-chosen").first).to_have_text("It")
     expect(page.locator(".pg-rejected").first).to_have_text("I")
     assert faults(page, "Data", "pairs") == []

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from playground import __main__ as command
-from playground import verbs
+from playground import data_verbs, verbs
 from playground.chat import resident
 from playground.data import library
 from playground.data.readers import RawRow
 from playground.data.report import examine
+from playground.data.shapes import Reading
 from playground.models import catalog
 from playground.runs import run as runs
-from playground.stages import launch
+from playground.stages import inputs, launch
 from playground.stages.sft import SFTSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,7 +174,8 @@ def test_every_verb_explains_itself(verb, capsys):
     out = capsys.readouterr().out
     assert ended.value.code == 0
     assert "--json" in out
-    assert verbs.__dict__[verb].__doc__.split(".")[0].split(",")[0] in " ".join(out.split())
+    module = data_verbs if verb == "data" else verbs
+    assert module.__dict__[verb].__doc__.split(".")[0].split(",")[0] in " ".join(out.split())
 
 
 def test_the_list_of_verbs_is_complete():
@@ -263,8 +265,110 @@ def test_a_missing_file_is_named(refused):
     assert refused("data", "check") == "data check needs a file."
 
 
-def test_stored_datasets_are_listed(document, queued):
-    assert {"pocket-tutor", "sums"} <= {entry["name"] for entry in document("data", "list")}
+def test_stored_datasets_are_listed_with_the_runs_that_used_them(document, queued):
+    listed = {entry["name"]: entry for entry in document("data", "list")}
+    assert {"pocket-tutor", "sums"} <= set(listed)
+    found = library.find("sums")
+    assert listed["sums"] == {
+        "name": "sums", "kind": "sft", "version": 1, "train": 36, "heldout": 4, "sha256": found.sha256,
+        "source": "a test", "used_by": ["waiting"],
+    }  # fmt: skip
+    library.revise(found, {"train": found.rows("train")[1:], "heldout": found.rows("heldout")})
+    listed = {entry["name"]: entry for entry in document("data", "list")}
+    assert [listed["sums"][name] for name in ("version", "train", "used_by")] == [2, 35, ["waiting"]]
+
+
+def test_a_dataset_is_exported_whole_or_in_part(document, refused, queued, tmp_path):
+    path = tmp_path / "out.jsonl"
+    assert document("data", "export", "sums", path) == {"dataset": "sums@1", "file": str(path), "rows": 40}
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 40
+    assert document("data", "export", "sums@1", path, "--split", "heldout")["rows"] == 4
+    checked = document("data", "check", path)
+    assert (checked["kind"], checked["kept"], checked["dropped"]) == ("sft", 4, [])
+    assert refused("data", "export", "nothing", path).startswith("There is no dataset called 'nothing'. Known: ")
+    assert refused("data", "export", "sums", tmp_path / "no" / "out.jsonl") == f"There is no folder {tmp_path / 'no'}."
+
+
+def test_a_dataset_is_renamed_and_the_run_still_finds_it(document, refused, queued):
+    assert document("data", "rename", "sums", "my sums!") == {"id": library.find("my-sums").id, "name": "my-sums"}
+    assert inputs.dataset_of(queued).name == "my-sums"
+    assert refused("data", "rename", "my-sums", "pocket-tutor") == (
+        "Another dataset is called pocket-tutor already; choose another name."
+    )
+    assert refused("data", "rename", "red-team", "mine") == "A dataset that comes with the app can't be renamed."
+
+
+def test_a_dataset_is_deleted_once_no_run_needs_it(document, refused, queued):
+    first = library.find("sums")
+    library.revise(first, {"train": first.rows("train")[1:], "heldout": first.rows("heldout")})
+    sentence = "waiting is queued and needs sums, version 1; stop and delete that run first."
+    assert refused("data", "delete", "sums") == sentence
+    assert document("data", "delete", "sums@2") == {"deleted": ["sums@2"]}
+    assert library.find("sums") == library.find(first.id)
+    queued.request_stop()
+    queued.delete()
+    library.revise(first, {"train": first.rows("train")[1:], "heldout": first.rows("heldout")})
+    assert document("data", "delete", "sums") == {"deleted": ["sums@1", "sums@3"]}
+    assert refused("data", "delete", "sums").startswith("There is no dataset called 'sums'.")
+    assert refused("data", "delete", "red-team") == "A dataset that comes with the app can't be deleted."
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["check", "a", "b"], "data check needs a file; got 2."),
+        (["list", "a"], "data list needs nothing more; got 1."),
+        (["export", "sums"], "data export needs a name and a file; got 1."),
+        (["rename"], "data rename needs a name and a new name."),
+        (["delete"], "data delete needs a name."),
+        (["list", "--pairs-by", "all"], "--pairs-by goes with data check."),
+        (["list", "--map", "a=b"], "--map goes with data check."),
+        (["check", "a", "--split", "all"], "--split goes with data export."),
+    ],
+)
+def test_what_a_data_verb_needs_is_one_line(refused, argv, sentence):
+    assert refused("data", *argv) == sentence
+
+
+def test_the_options_of_a_check_say_how_the_file_is_read(document, refused, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(data_verbs, "examine", lambda raw, reading: read.append(reading) or examine(raw))
+    path = data_file(tmp_path)
+    document("data", "check", path)
+    document(
+        *("data", "check", path, "--kind", "preference", "--map", "prompt=question", "--map", "chosen=a=b"),
+        *("--pairs-by", "adjacent", "--min-margin", "0.5", "--better", "safe", "--good-from", "4"),
+    )
+    columns = {"prompt": "question", "chosen": "a=b"}
+    assert read == [Reading(), Reading("preference", columns, "adjacent", 0.5, "safe", 4.0)]
+    assert refused("data", "check", path, "--map", "prompt") == (
+        "--map takes FIELD=COLUMN, such as prompt=question; got 'prompt'."
+    )
+
+
+MIXED = [*PAIRS[:3], *ROWS[:2], {"prompt": "What?", "chosen": "Same.", "rejected": "Same."}]
+
+
+def test_a_check_tells_the_guess_the_other_kinds_and_what_to_know(document, cli, tmp_path):
+    path = data_file(tmp_path, MIXED, "mixed")
+    found = document("data", "check", path)
+    assert (found["kind"], found["kept"], found["others"]) == ("preference", 3, {"sft": 2})
+    assert found["dropped"] == [{"row": 6, "reason": "both answers are the same"}]
+    assert found["guess"].startswith("4 preference pairs in prompt, chosen, rejected shape and 2 conversations in ")
+    assert all(set(finding) == {"code", "sentence", "rows", "severity"} for finding in found["findings"])
+    code, out, _ = cli("data", "check", path)
+    assert (code, out.splitlines()[0]) == (0, f"{found['guess']}.")
+    assert "1 dropped: both answers are the same (row 6)." in out
+    assert "Not of this kind, and left for another dataset: 2 conversations." in out
+
+
+def test_a_check_takes_the_kind_and_the_columns_that_are_asked_for(document, tmp_path):
+    path = data_file(tmp_path, MIXED, "mixed")
+    assert document("data", "check", path, "--kind", "sft")["kept"] == 2
+    odd = data_file(tmp_path, [{"Frage": "Why?", "gut": "Because.", "schlecht": "No."}], "odd")
+    mapping = ("--map", "prompt=Frage", "--map", "chosen=gut", "--map", "rejected=schlecht")
+    found = document("data", "check", odd, *mapping)
+    assert (found["kind"], found["kept"]) == ("preference", 1)
 
 
 # ---- training, for real

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.data import library
+from playground.data import library, splits
 from playground.data.pairs import Pair
 from playground.data.readers import DataError, read_text
 from playground.data.report import examine
@@ -101,9 +101,9 @@ def test_both_sides_of_the_split_are_stored():
 
 
 def test_why_rows_were_dropped_is_stored_too():
-    made = library.store(report_of(pair("a"), {"text": "x"}), "talk", "here")
+    made = library.store(report_of(pair("a"), {"day": "x"}), "talk", "here")
     meta = json.loads((made.folder / "meta.json").read_text(encoding="utf-8"))
-    assert meta["dropped"] == [{"row": 2, "reason": "no columns of a known shape (found: text)"}]
+    assert meta["dropped"] == [{"row": 2, "reason": "no columns of a known shape (found: day)"}]
 
 
 def test_a_dataset_is_found_by_name_and_by_id():
@@ -446,27 +446,27 @@ def test_a_stored_dataset_is_never_hidden_by_a_folder_of_presets():
 def test_the_halves_share_no_question_and_leave_nothing_out(make):
     for count in (0, 1, 2, 9, 100, 301):
         rows = make([f"Question {n % 70}?" for n in range(count)])
-        first, second = library.half(rows, "first"), library.half(rows, "second")
+        first, second = splits.half(rows, "first"), splits.half(rows, "second")
         assert openings(first).isdisjoint(openings(second))
         assert sorted(row.row for row in first + second) == [row.row for row in rows]
         assert abs(len(openings(first)) - len(openings(second))) <= 1
-        assert library.half(rows, "all") == rows
+        assert splits.half(rows, "all") == rows
 
 
 def test_questions_in_other_spacing_fall_into_the_same_half():
     rows = pairs_of([text for n in range(40) for text in (f"What is {n}?", f"what  IS {n}? ")])
-    first, second = library.half(rows, "first"), library.half(rows, "second")
+    first, second = splits.half(rows, "first"), splits.half(rows, "second")
     assert len(first) == len(second) == 40
     assert openings(first).isdisjoint(openings(second))
 
 
 def test_a_half_depends_on_the_questions_alone():
     rows = pairs_of([f"Question {n}?" for n in range(100)])
-    first = library.half(rows, "first")
-    assert first == library.half(rows, "first") == sorted(first, key=lambda row: row.row)
+    first = splits.half(rows, "first")
+    assert first == splits.half(rows, "first") == sorted(first, key=lambda row: row.row)
     mixed = random.Random(1).sample(rows, len(rows))
-    assert openings(library.half(mixed, "first")) == openings(first)
-    assert openings(library.half(rows_of([f"Question {n}?" for n in range(100)]), "first")) == openings(first)
+    assert openings(splits.half(mixed, "first")) == openings(first)
+    assert openings(splits.half(rows_of([f"Question {n}?" for n in range(100)]), "first")) == openings(first)
     assert [row.row for row in first] != list(range(1, 51))
 
 
@@ -474,9 +474,16 @@ def test_the_halves_are_drawn_apart_from_the_held_out_rows():
     """A held-out tenth that lay in one half alone would judge the two halves unequally."""
     rows = pairs_of([f"Question {n}?" for n in range(400)])
     heldout = openings(library.split_by_prompt(rows)[1])
-    assert 10 <= len(heldout & openings(library.half(rows, "first"))) <= 30
+    assert 10 <= len(heldout & openings(splits.half(rows, "first"))) <= 30
 
 
 def test_the_halves_of_the_preset_are_about_equal():
     rows = library.find("pocket-tutor", "preference").rows("train")
-    assert len(library.half(rows, "first")) == len(library.half(rows, "second")) == len(rows) // 2
+    assert len(splits.half(rows, "first")) == len(splits.half(rows, "second")) == len(rows) // 2
+
+
+def test_a_stage_takes_its_own_rows_from_a_file_of_several_kinds(tmp_path):
+    path = tmp_path / "mixed.jsonl"
+    path.write_text(jsonl([*(pair(f"Question {n}?") for n in range(9)), preference("What?")]), encoding="utf-8")
+    assert library.import_file(path, kind="preference")[0].kind == "preference"
+    assert library.import_file(path, kind="prompts")[0].train == 9

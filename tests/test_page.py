@@ -22,12 +22,27 @@ from serving import laid_out, serve, wait_for
 from playground.data import library
 from playground.data.readers import RawRow
 from playground.data.report import examine
+from playground.models.catalog import EMBEDDED
 from playground.runs import run as runs
 from playground.runs.run import Run
 from playground.stages import launch
 from playground.stages.inputs import WEIGHTS, weights_sha256
 from playground.statistics import wilson
-from playground.tabs import chat, data, explorer, fetching, form, history, html, page, rollouts, rows, stage, view
+from playground.tabs import (
+    chat,
+    data,
+    explorer,
+    fetching,
+    form,
+    history,
+    html,
+    page,
+    rollouts,
+    rows,
+    shelf,
+    stage,
+    view,
+)
 from playground.tabs.hosting import POLICY, ContentSecurityPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -212,8 +227,9 @@ def test_the_page_opens(server):
     assert "Alignment Playground" in text
 
 
-def test_the_page_has_at_most_900_components(config):
-    assert 50 < len(config["components"]) <= 900
+def test_the_page_has_at_most_960_components(config):
+    """Its opening time grows with them; the data room alone shows a file's every choice, the library and the editor."""
+    assert 50 < len(config["components"]) <= 960
 
 
 def test_every_input_has_a_label_and_says_what_it_is_for(config):
@@ -251,7 +267,18 @@ def test_every_setting_is_in_the_form_with_its_own_words_and_default(config, nam
 
 def test_every_stage_has_a_tab_in_the_order_of_the_lesson(config):
     tabs = [component["props"]["label"] for component in config["components"] if component["type"] == "tabitem"]
-    within = ["Principles", "Critique and revise", "AI feedback", "Measure", "Review", "Recipe"]
+    within = [
+        "Upload",
+        "Paste",
+        "Hub",
+        "Library",
+        "Principles",
+        "Critique and revise",
+        "AI feedback",
+        "Measure",
+        "Review",
+        "Recipe",
+    ]
     stages = ["Fine-tune (SFT)", "Reward model", "PPO", "DPO"]
     assert [name for name in tabs if name not in within] == [
         "Start",
@@ -482,9 +509,10 @@ from playground.tabs import chat, data, explorer, fetching, history, page, stage
 launch.queue.start_worker = lambda: None
 form = {{"base": "embedded", "name": "", "preset": stage.OWN, "parent": stage.FRESH, "max_steps": 1}}
 for path, stages in (({str(sums)!r}, ["sft"]), ({str(opinions)!r}, ["reward", "ppo", "dpo"])):
-    looked, name, *views = data._open_file(path, 64)
-    data._save(looked, name)
-    data._open_stored(library.find(name).id, 64)
+    views = data.open_file(path, None, 64)
+    data.keep(views["desk"], views["name"], 64, "embedded")
+    name = views["name"]
+    data.open_stored(library.find(name).id, None, 64)
     for made in stages:
         rules = {{"rules": "max_words: 20"}} if made == "ppo" else {{}}
         stage._start(made, {{**form, **rules, "data": library.find(name).id}})
@@ -495,7 +523,7 @@ explorer.refresh(None), explorer.trust_html(None)
 weights = next(made for made in run.list_runs() if made.request["stage"] == "reward").adapter / "{WEIGHTS}"
 weights.parent.mkdir(), weights.touch(), explorer.refresh(None)
 loaded = [name for name in {HEAVY} if name in sys.modules]
-print(loaded, "pg-learned" in views[-1], "pg-rejected" in views[-1], len(run.list_runs()))
+print(loaded, "pg-learned" in views["rows"], "pg-rejected" in views["rows"], len(run.list_runs()))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1:] == ["[] False True 4"], done.stderr
@@ -545,7 +573,7 @@ def opened(folder: Path, name: str, content: bytes):
     path = folder / name
     path.write_bytes(content)
     try:
-        return data._open_file(str(path), 512)
+        return data.open_file(str(path), None, 512)
     finally:
         assert not path.exists()  # uploads are not kept
 
@@ -564,22 +592,23 @@ def test_a_malformed_upload_is_one_clear_sentence_and_the_next_file_is_read(name
     assert len(sentence) < 400
     assert sentence.isprintable()  # no line breaks, nothing invisible
     assert "Error" not in sentence and "Traceback" not in sentence
-    looked, stem, report, *_ = opened(tmp_path, "good.jsonl", ROW * 2)
-    assert (len(looked.rows), stem) == (1, "good")
-    assert "1 of 2 rows kept, recognised as prompt-completion." in report
+    good = opened(tmp_path, "good.jsonl", ROW * 2)
+    assert (len(good["desk"].looked.rows), good["name"]) == (1, "good")
+    assert "1 of 2 rows kept" in good["report"]
 
 
 def test_a_file_without_a_usable_row_is_shown_with_the_reasons_and_not_kept(tmp_path, embedded_model):
-    looked, _, report, dropped, *_ = opened(tmp_path, "weather.csv", b"day,rain\nMonday,3\n,\n")
-    assert "No row can be used: " in report
-    assert "no columns of a known shape (found: day, rain)" in report
-    assert dropped.value["data"][0][0] == 1
+    shown = opened(tmp_path, "weather.csv", b"day,rain\nMonday,3\n,\n")
+    assert "No row can be used: " in shown["report"]
+    assert "no columns of a known shape (found: day, rain)" in shown["report"]
+    assert "<td>1</td><td>no columns of a known shape" in shown["dropped_rows"]
+    assert shown["columns_box"].open
     with pytest.raises(gr.Error, match="No row can be used"):
-        data._save(looked, "weather")
+        data.keep(shown["desk"], "weather", 512, EMBEDDED)
 
 
 def test_nan_cells_are_missing_values(tmp_path, embedded_model):
-    looked, *_ = opened(tmp_path, "nan.csv", b"prompt,completion\nWhy?,NaN\nWhy not?,Because.\n")
+    looked = opened(tmp_path, "nan.csv", b"prompt,completion\nWhy?,NaN\nWhy not?,Because.\n")["desk"].looked
     assert [row.messages[-1]["content"] for row in looked.rows] == ["Because."]
     assert looked.report.dropped == [(1, "an empty assistant message")]
 
@@ -587,17 +616,17 @@ def test_nan_cells_are_missing_values(tmp_path, embedded_model):
 def test_pasted_text_is_refused_in_one_sentence_too(embedded_model):
     for text in ("", "   ", '{"prompt": ', "[" * 1000):
         with pytest.raises(gr.Error) as refused:
-            data._open_text(text, 512)
+            data.open_text(text, None, 512)
         assert refused.value.message.startswith("pasted text: ")
         assert refused.value.message.isprintable()
-    assert data._open_text(ROW.decode(), 512)[0].title == "pasted text"
+    assert data.open_text(ROW.decode(), None, 512)["desk"].looked.title == "pasted text"
 
 
 def test_a_dataset_deleted_on_another_page_is_a_sentence(embedded_model):
     with pytest.raises(gr.Error, match="There is no dataset called"):
-        data._open_stored("data_000000000000", 512)
+        data.open_stored("data_000000000000", None, 512)
     with pytest.raises(gr.Error, match="There is no dataset called"):
-        data._delete("data_000000000000")
+        shelf.delete("data_000000000000", None)
 
 
 # ---- hostile text
@@ -605,9 +634,10 @@ def test_a_dataset_deleted_on_another_page_is_a_sentence(embedded_model):
 
 ATTACK = "<img src=x onerror=\"alert('1')\"><script>alert(2)</script>'\">&lt;b&gt;"
 TAGS = {"div", "p", "span", "strong", "br", "h2", "h3", "h4", "table", "thead", "tbody", "tr", "th", "td", "pre"}
-TAGS |= {"details", "summary", "ul", "li"}
+TAGS |= {"details", "summary", "ul", "li", "button", "select", "option", "label", "textarea", "code"}
 ATTRIBUTES = {"class", "role", "style", "tabindex", "aria-live", "aria-label", "open", "title", "aria-hidden"}
-ATTRIBUTES |= {"aria-valuemin", "aria-valuemax", "aria-valuenow"}
+ATTRIBUTES |= {"aria-valuemin", "aria-valuemax", "aria-valuenow", "aria-disabled", "type", "value", "selected", "rows"}
+ATTRIBUTES |= {"data-key", "data-row", "data-act", "data-value"}
 
 
 class Parts(HTMLParser):
@@ -672,29 +702,36 @@ def test_a_hostile_run_shows_as_text_everywhere(hostile_run):
 
 def test_hostile_rows_show_as_text(tmp_path, embedded_model):
     row = json.dumps({"prompt": ATTACK, "completion": ATTACK}).encode()
-    preview = opened(tmp_path, "rows.jsonl", row)[-1]
-    assert_harmless(preview, 2)
-    assert Parts(preview).text.count("onerror") == 4  # as chat and as tokens
+    shown = opened(tmp_path, "rows.jsonl", row)
+    assert_harmless(shown["rows"], 2)
+    assert Parts(shown["rows"]).text.count("onerror") == 4  # as chat and as tokens
+    assert_harmless(shown["columns"], 2)
+    looked = shown["desk"].looked
+    looked.editing.add(("train", 0))
+    assert_harmless(rows.page_html(looked, 512, EMBEDDED), 2)
 
 
 def test_hostile_pairs_show_as_text(tmp_path, embedded_model):
     pair = {"prompt": ATTACK, "chosen": ATTACK, "rejected": f"No. {ATTACK}"}
-    preview = opened(tmp_path, "pairs.jsonl", json.dumps(pair).encode())[-1]
-    assert_harmless(preview, 3)
-    assert Parts(preview).text.count("onerror") == 6  # as chat and as tokens, the prompt once in each
+    shown = opened(tmp_path, "pairs.jsonl", json.dumps(pair).encode())
+    assert_harmless(shown["rows"], 3)
+    assert Parts(shown["rows"]).text.count("onerror") == 6  # as chat and as tokens, the prompt once in each
+    assert_harmless(shown["columns"], 3)
 
 
 def test_a_hostile_file_name_shows_as_text(tmp_path, embedded_model):
     name = ATTACK.replace("/", "") + ".jsonl"
-    report = opened(tmp_path, name, ROW)[2]
+    report = opened(tmp_path, name, ROW)["report"]
     assert Parts(report).tags <= TAGS
     assert name in Parts(report).text
 
 
 def test_hostile_columns_in_the_report_show_as_text(tmp_path, embedded_model):
-    _, _, report, *_ = opened(tmp_path, "rows.jsonl", json.dumps({"<img src=x onerror=y>": "<script>"}).encode())
-    assert Parts(report).tags <= TAGS
-    assert "<img src=x onerror=y>" in Parts(report).text
+    shown = opened(tmp_path, "rows.jsonl", json.dumps({"<img src=x onerror=y>": "<script>"}).encode())
+    for part in ("report", "dropped_rows", "columns"):
+        assert Parts(shown[part]).tags <= TAGS
+        assert Parts(shown[part]).attributes <= ATTRIBUTES
+        assert re.search("<img[ _]src=x[ _]onerror=y>", Parts(shown[part]).text)  # the report tidies columns' names
 
 
 def test_hostile_answers_reach_the_chatbot_escaped():
@@ -718,6 +755,12 @@ def test_the_html_helpers_escape_labels_and_classes():
     assert_harmless(html.tokens([ATTACK, ATTACK], [True, False], "pg-chosen"), 2)
     assert_harmless(html.heat([ATTACK], [0.3], [1.0]))
     assert_harmless(html.alert(ATTACK, ATTACK), 2)
+    assert_harmless(html.button(ATTACK, ATTACK, ATTACK, ATTACK))
+    assert_harmless(html.select(ATTACK, [(ATTACK, ATTACK)], ATTACK))
+    assert_harmless(html.field(ATTACK, ATTACK), 2)
+    assert_harmless(html.side(ATTACK, ATTACK, won=False), 2)
+    assert_harmless(html.marked([html.tag("p", ATTACK)], ATTACK, row=ATTACK))
+    assert_harmless(html.histogram(ATTACK, [(ATTACK, 1)], (ATTACK, ATTACK)))
 
 
 # ---- the timer, the fetching
@@ -1097,48 +1140,51 @@ PAIRS = "prompt,chosen,rejected\n" + "".join(
 
 
 def test_pairs_are_reported_with_what_length_alone_would_tell(tmp_path, embedded_model):
-    looked, name, report, dropped, *_ = opened(tmp_path, "even.csv", (PAIRS + "Is 3 even?,Same.,Same.\n").encode())
-    words = words_of(report)
-    assert (len(looked.rows), name) == (30, "even")
-    assert "30 of 31 rows kept, recognised as prompt, chosen, rejected." in words
+    shown = opened(tmp_path, "even.csv", (PAIRS + "Is 3 even?,Same.,Same.\n").encode())
+    words = words_of(shown["report"])
+    assert (len(shown["desk"].looked.rows), shown["name"]) == (30, "even")
+    assert "30 of 31 rows kept" in words
     assert "both answers are the same" in words
-    assert dropped.value["data"] == [[31, "both answers are the same"]]
+    assert "<td>31</td><td>both answers are the same</td>" in shown["dropped_rows"]
     assert "no question is on both sides" in words
-    assert f"the longer one is chosen in {wilson(0, 30)}." in words
-    assert "Length alone tells many pairs apart" in words
+    assert f"The longer answer is chosen in {wilson(0, 30)}" in words
+    assert "a model may learn length instead of what you mean" in words
 
 
 def test_pairs_of_equal_length_are_not_warned_of(tmp_path, embedded_model):
-    even = "prompt,chosen,rejected\n" + "".join(f"Is {i} even?,Yes.,No.\n" for i in range(30))
-    words = words_of(opened(tmp_path, "even.csv", even.encode())[2])
-    assert f"the longer one is chosen in {wilson(15, 30)}." in words
-    assert "Length alone" not in words
+    even = "prompt,chosen,rejected\n" + "".join(f"Is {i} even?,Yes.,Not.\n" for i in range(30))
+    words = words_of(opened(tmp_path, "even.csv", even.encode())["report"])
+    assert f"The longer answer is chosen in {wilson(15, 30)}." in words
+    assert "learn length" not in words
 
 
 def test_both_sides_of_a_pair_are_shown_as_chat_and_as_tokens_and_the_prompt_once(tmp_path, embedded_model):
     pair = {"prompt": "Is 4 even?", "chosen": "Certainly.", "rejected": "Perhaps."}
-    preview = opened(tmp_path, "pair.jsonl", json.dumps(pair).encode())[-1]
-    spans = {css: "".join(re.findall(f'<span class="{css}">([^<]*)', preview)) for css in ("pg-chosen", "pg-rejected")}
+    shown = opened(tmp_path, "pair.jsonl", json.dumps(pair).encode())
+    spans = {
+        css: "".join(re.findall(f'<span class="{css}">([^<]*)', shown["rows"])) for css in ("pg-chosen", "pg-rejected")
+    }
     assert spans == {"pg-chosen": "Certainly.&lt;|im_end|&gt;", "pg-rejected": "Perhaps.&lt;|im_end|&gt;"}
-    assert words_of(preview).count("Is 4 even?") == 2  # as chat and as tokens
-    assert 'pg-turn pg-lost"><strong>rejected' in preview
-    looked = data._open_text(json.dumps(pair), 512)[0]
-    assert "This pair is too long and left out." in words_of(rows.preview_html(looked, 1, 16))
-    assert "1 pairs are longer than 16 tokens and left out: row 1." in words_of(rows.views(looked, 16)[0])
+    assert words_of(shown["rows"]).count("Is 4 even?") == 2  # as chat and as tokens
+    assert 'pg-side"><strong>chosen' in shown["rows"]
+    assert 'pg-side pg-lost"><strong>rejected' in shown["rows"]
+    short = data.views(shown["desk"], 16, EMBEDDED)
+    assert "This pair is too long and left out." in words_of(short["rows"])
+    assert "1 pairs are longer than 16 tokens and left out: row 1." in words_of(short["report"])
 
 
 def test_kept_pairs_are_offered_to_the_stages_that_learn_from_pairs(tmp_path, embedded_model, monkeypatch):
     told = []
     monkeypatch.setattr(gr, "Info", told.append)
-    looked, name, *_ = opened(tmp_path, "even.csv", PAIRS.encode())
-    kept = data._save(looked, name)
+    before = opened(tmp_path, "even.csv", PAIRS.encode())
+    kept = data.keep(before["desk"], before["name"], 512, EMBEDDED)
     assert told == ["Kept as even. Next: the Reward model or the DPO tab."]
-    assert ("even (27 + 3 pairs)", kept.value) in kept.choices
+    stored = kept["stored"]
+    assert ("even (27 + 3 pairs)", stored.value) in stored.choices
     offered = {name: [value for _, value in stage.data_choices(launch.stage(name).COLUMNS)] for name in launch.STAGES}
-    assert {name for name in launch.STAGES if kept.value in offered[name]} == {"reward", "ppo", "dpo"}
+    assert {name for name in launch.STAGES if stored.value in offered[name]} == {"reward", "ppo", "dpo"}
     assert "pocket-tutor-preferences" in offered["dpo"]
     assert "pocket-tutor" in offered["sft"]
-    shown = data._open_stored(kept.value, 512)
-    assert "27 rows to learn from" in shown[2]
-    assert "pg-rejected" in shown[-1]
-    assert shown[0].rows == library.find("even").rows("train")
+    assert "27 pairs to learn from, 3 held out to measure with." in kept["report"]
+    assert "pg-rejected" in kept["rows"]
+    assert kept["desk"].looked.draft.rows["train"] == library.find("even").rows("train")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from playground.data.pairs import SIDES, Pair, is_pair, pair
+from playground.data.pair_shapes import PAIR_SHAPES
+from playground.data.pairs import SIDES, STRIPPED, Pair, is_pair, pair
 from playground.data.readers import DataError, read_file, read_text
 from playground.data.report import examine
-from playground.data.shapes import ROLES, RowError
+from playground.data.shapes import MERGED, ROLES, TRIMMED, Reading, RowError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASK = {"role": "user", "content": "What is a fjord?"}
@@ -48,7 +50,7 @@ def reason(record: dict) -> str:
 
 # ---- shapes, each of them the same pair after it
 
-EXPLICIT, CONVERSATIONS, HH = "prompt, chosen, rejected", "conversations", "HH transcript"
+EXPLICIT, IMPLICIT, HH = "prompt, chosen, rejected", "chosen, rejected", "HH-RLHF"
 
 
 @pytest.mark.parametrize(
@@ -61,19 +63,19 @@ EXPLICIT, CONVERSATIONS, HH = "prompt, chosen, rejected", "conversations", "HH t
         (sides(GOOD, BAD, prompt=[SYSTEM, ASK, *MORE]), EXPLICIT, [SYSTEM, ASK, *MORE]),
         (sides(GOOD, BAD, prompt=f"{QUESTION}\n\nAssistant:"), EXPLICIT, [ASK]),
         (sides(GOOD, BAD, prompt=f"{QUESTION}{SECOND}\n\nAssistant: "), EXPLICIT, [ASK, *MORE]),
-        (sides([said(GOOD)], [said(BAD)], prompt=[ASK]), CONVERSATIONS, [ASK]),
-        (sides([said(GOOD)], [said(BAD)], prompt=[SYSTEM, ASK, *MORE]), CONVERSATIONS, [SYSTEM, ASK, *MORE]),
-        (sides(said(GOOD), said(BAD), prompt="What is a fjord?"), CONVERSATIONS, [ASK]),
-        (sides([said(GOOD)], BAD, prompt="What is a fjord?"), CONVERSATIONS, [ASK]),
-        (sides(f"What is a fjord? {GOOD}", f"What is a fjord? {BAD}"), "implicit prompt", [asks("What is a fjord? A")]),
-        (sides([ASK, said(GOOD)], [ASK, said(BAD)]), CONVERSATIONS, [ASK]),
-        (sides([SYSTEM, ASK, *MORE, said(GOOD)], [SYSTEM, ASK, *MORE, said(BAD)]), CONVERSATIONS, [SYSTEM, ASK, *MORE]),
+        (sides([said(GOOD)], [said(BAD)], prompt=[ASK]), EXPLICIT, [ASK]),
+        (sides([said(GOOD)], [said(BAD)], prompt=[SYSTEM, ASK, *MORE]), EXPLICIT, [SYSTEM, ASK, *MORE]),
+        (sides(said(GOOD), said(BAD), prompt="What is a fjord?"), EXPLICIT, [ASK]),
+        (sides([said(GOOD)], BAD, prompt="What is a fjord?"), EXPLICIT, [ASK]),
+        (sides(f"What is a fjord? {GOOD}", f"What is a fjord? {BAD}"), IMPLICIT, [asks("What is a fjord? A")]),
+        (sides([ASK, said(GOOD)], [ASK, said(BAD)]), IMPLICIT, [ASK]),
+        (sides([SYSTEM, ASK, *MORE, said(GOOD)], [SYSTEM, ASK, *MORE, said(BAD)]), IMPLICIT, [SYSTEM, ASK, *MORE]),
         (
             sides(
                 [{"from": "human", "value": ASK["content"]}, {"from": "gpt", "value": GOOD}],
                 [{"from": "human", "value": ASK["content"]}, {"from": "gpt", "value": BAD}],
             ),
-            CONVERSATIONS,
+            IMPLICIT,
             [ASK],
         ),
         (transcripts(QUESTION), HH, [ASK]),
@@ -86,13 +88,15 @@ EXPLICIT, CONVERSATIONS, HH = "prompt, chosen, rejected", "conversations", "HH t
         (sides(GOOD, BAD, prompt="What is a fjord?", system="Be brief."), EXPLICIT, [SYSTEM, ASK]),
         (sides(GOOD, BAD, prompt=[SYSTEM, ASK], system="Another."), EXPLICIT, [SYSTEM, ASK]),
         (sides(GOOD, BAD, prompt=[ASK], system=" "), EXPLICIT, [ASK]),
-        (sides(json.dumps([said(GOOD)]), json.dumps([said(BAD)]), prompt=json.dumps([ASK])), CONVERSATIONS, [ASK]),
+        (sides(json.dumps([said(GOOD)]), json.dumps([said(BAD)]), prompt=json.dumps([ASK])), EXPLICIT, [ASK]),
     ],
 )
 def test_a_shape_becomes_a_pair(record, shape, prompt):
     before = json.dumps(record)
-    good, bad = (text.removeprefix("A ") if shape == "implicit prompt" else text for text in (GOOD, BAD))
-    assert pair(7, record) == (shape, Pair(7, prompt, good, bad))
+    good, bad = (text.removeprefix("A ") if prompt[-1]["content"].endswith(" A") else text for text in (GOOD, BAD))
+    found = next(known for known in PAIR_SHAPES if known.fits(record))
+    (row,) = found.convert(7, record, Reading())
+    assert (found.name, replace(row, notes={})) == (shape, Pair(7, prompt, good, bad))
     assert json.dumps(record) == before
 
 
@@ -111,27 +115,28 @@ def test_a_shape_becomes_a_pair(record, shape, prompt):
     ],
 )
 def test_a_prompt_that_the_answers_repeat_stands_there_once(record):
-    _, found = pair(1, record)
-    assert found == Pair(1, [ASK], GOOD, BAD)
+    found = pair(1, record)
+    plain = str(record["chosen"]).lstrip().startswith("What")
+    assert found == Pair(1, [ASK], GOOD, BAD, notes={"mended": [STRIPPED]} if plain else {})
 
 
 @pytest.mark.parametrize("spaces", ["", " ", "\n"])
 @pytest.mark.parametrize("prompt", ["What is a fjord?", "Where?", [ASK], [SYSTEM, ASK], [SYSTEM, ASK, *MORE]])
 def test_whole_conversations_may_repeat_any_part_of_the_prompt(prompt, spaces):
     talk = [SYSTEM, asks(ASK["content"] + spaces), *MORE]
-    _, found = pair(1, sides([*talk, said(GOOD)], [*talk, said(BAD)], prompt=prompt))
+    found = pair(1, sides([*talk, said(GOOD)], [*talk, said(BAD)], prompt=prompt))
     assert found == Pair(1, talk, GOOD, BAD)
 
 
 def test_a_prompt_that_says_more_than_the_conversations_wins():
     for talk in ([ASK], MORE[1:], []):
         before = [SYSTEM, *talk] if talk else [SYSTEM, ASK]
-        _, found = pair(1, sides([*talk, said(GOOD)], [*talk, said(BAD)], prompt=before))
+        found = pair(1, sides([*talk, said(GOOD)], [*talk, said(BAD)], prompt=before))
         assert found == Pair(1, before, GOOD, BAD)
 
 
 def test_a_prompt_that_is_not_repeated_stands_in_front():
-    _, found = pair(1, sides([*MORE, said(GOOD)], [*MORE, said(BAD)], prompt="What is a fjord?"))
+    found = pair(1, sides([*MORE, said(GOOD)], [*MORE, said(BAD)], prompt="What is a fjord?"))
     assert found == Pair(1, [ASK, *MORE], GOOD, BAD)
 
 
@@ -144,7 +149,7 @@ def test_a_prompt_that_is_not_repeated_stands_in_front():
     ],
 )
 def test_answers_that_merely_begin_like_the_prompt_are_left_alone(prompt, good, bad):
-    assert pair(1, sides(good, bad, prompt=prompt))[1] == Pair(1, [asks(prompt)], good, bad)
+    assert pair(1, sides(good, bad, prompt=prompt)) == Pair(1, [asks(prompt)], good, bad)
 
 
 # ---- implicit prompts
@@ -161,7 +166,7 @@ def test_answers_that_merely_begin_like_the_prompt_are_left_alone(prompt, good, 
     ],
 )
 def test_the_common_beginning_is_the_prompt_and_no_word_is_cut(good, bad, prompt, answers):
-    assert pair(1, sides(good, bad)) == ("implicit prompt", Pair(1, [asks(prompt)], *answers))
+    assert pair(1, sides(good, bad)) == Pair(1, [asks(prompt)], *answers)
 
 
 # ---- transcripts
@@ -169,44 +174,44 @@ def test_the_common_beginning_is_the_prompt_and_no_word_is_cut(good, bad, prompt
 
 def test_a_transcript_is_split_at_its_last_answer():
     record = transcripts(QUESTION + SECOND + "\n\nAssistant: In Norway.\n\nHuman: Also here?", "No.", "Yes.")
-    _, found = pair(1, record)
+    found = pair(1, record)
     assert found.prompt == [ASK, *MORE, said("In Norway."), asks("Also here?")]
     assert (found.chosen, found.rejected) == ("No.", "Yes.")
 
 
 def test_a_last_question_without_an_answer_is_trimmed():
     record = sides(f"{QUESTION}\n\nAssistant: {GOOD}\n\nHuman: Thanks!", f"{QUESTION}\n\nAssistant: {BAD}")
-    assert pair(1, record)[1] == Pair(1, [ASK], GOOD, BAD)
+    assert pair(1, record) == Pair(1, [ASK], GOOD, BAD, notes={"mended": [TRIMMED]})
 
 
 def test_two_answers_in_a_row_are_one():
-    joined = Pair(1, [ASK], f"Well.\n\n{GOOD}", f"Well.\n\n{BAD}")
-    assert pair(1, transcripts(f"{QUESTION}\n\nAssistant: Well."))[1] == joined
+    joined = Pair(1, [ASK], f"Well.\n\n{GOOD}", f"Well.\n\n{BAD}", notes={"mended": [MERGED]})
+    assert pair(1, transcripts(f"{QUESTION}\n\nAssistant: Well.")) == joined
     talk = [ASK, said("Well.")]
-    assert pair(1, sides([*talk, said(GOOD)], [*talk, said(BAD)]))[1] == joined
-    assert pair(1, sides(GOOD, BAD, prompt=talk))[1] == joined
+    assert pair(1, sides([*talk, said(GOOD)], [*talk, said(BAD)])) == joined
+    assert pair(1, sides(GOOD, BAD, prompt=talk)) == joined
 
 
 def test_two_questions_in_a_row_are_one():
-    _, found = pair(1, transcripts(f"{QUESTION}\n\nHuman: Quickly!"))
+    found = pair(1, transcripts(f"{QUESTION}\n\nHuman: Quickly!"))
     assert found.prompt == [asks("What is a fjord?\n\nQuickly!")]
 
 
 def test_an_answer_keeps_its_paragraphs_and_its_inner_labels():
     good = "Two ways:\n\n1. Write Human: here.\n2. Say\nHuman: aloud.\n\n\nHumans: many. The Assistant: one."
-    assert pair(1, transcripts(QUESTION, good))[1].chosen == good
+    assert pair(1, transcripts(QUESTION, good)).chosen == good
     for answer in (good, "Label it Human: or Assistant:", "So.\n\nHuman: no"):
-        assert pair(1, sides(answer, BAD, prompt="What is a fjord?"))[1] == Pair(1, [ASK], answer, BAD)
+        assert pair(1, sides(answer, BAD, prompt="What is a fjord?")) == Pair(1, [ASK], answer, BAD)
 
 
 def test_a_question_that_names_a_label_is_no_transcript():
-    _, found = pair(1, sides(GOOD, BAD, prompt="Why does it say Human: there?\n\nAssistant: too"))
+    found = pair(1, sides(GOOD, BAD, prompt="Why does it say Human: there?\n\nAssistant: too"))
     assert found.prompt == [asks("Why does it say Human: there?\n\nAssistant: too")]
 
 
 def test_an_answer_that_is_json_but_no_conversation_stays_text():
     for answer in ('[{"name": "Ann"}]', "[1, 2]", "[see below", '["a"]', "[" * 30_000):
-        assert pair(1, sides(answer, BAD, prompt="What is a fjord?"))[1].chosen == answer
+        assert pair(1, sides(answer, BAD, prompt="What is a fjord?")).chosen == answer
 
 
 # ---- tables and files
@@ -269,7 +274,7 @@ def test_every_container_gives_the_same_pair(write):
 def test_the_normal_form_is_trl_s_and_its_own_normal_form():
     found = Pair(3, [SYSTEM, ASK, *MORE], GOOD, BAD)
     assert found.as_json() == {"prompt": found.prompt, "chosen": [said(GOOD)], "rejected": [said(BAD)]}
-    assert pair(3, found.as_json()) == (CONVERSATIONS, found)
+    assert pair(3, found.as_json()) == found
     assert found.asked == found.prompt
     assert found.conversation("chosen") == [*found.prompt, said(GOOD)]
     assert found.conversation("rejected") == [*found.prompt, said(BAD)]
@@ -293,12 +298,8 @@ def nested(levels: int) -> list:
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (
-            {"prompt": "What?", "chosen": "a"},
-            "no chosen and rejected answer among rows that are mostly preference pairs",
-        ),
-        ({"messages": [ASK, said(GOOD)]}, "no chosen and rejected answer among rows that are mostly preference pairs"),
-        ({}, "no chosen and rejected answer among rows that are mostly preference pairs"),
+        ({"prompt": "What?", "chosen": "a"}, "'rejected' is empty"),
+        ({}, "'chosen' is empty"),
         (sides(None, BAD, prompt="What?"), "'chosen' is empty"),
         (sides(GOOD, " \n", prompt="What?"), "'rejected' is empty"),
         (sides([], BAD, prompt="What?"), "'chosen' is empty"),
@@ -346,7 +347,10 @@ def nested(levels: int) -> list:
         (sides(GOOD, BAD, prompt=[ASK, SYSTEM]), "a system message in the middle of the conversation"),
         (sides(GOOD, BAD, prompt=[ASK, *MORE * 60]), "more than 100 messages in one conversation"),
         (transcripts(QUESTION + SECOND * 60), "more than 100 messages in one conversation"),
-        (sides(GOOD, BAD, prompt=[{"role": "tool", "content": "x"}]), "a message has the unknown role 'tool'"),
+        (
+            sides(GOOD, BAD, prompt=[{"role": "tool", "content": "x"}]),
+            "a message has the role 'tool'; conversations with tools are not trained here",
+        ),
         (sides({}, BAD, prompt="What?"), "a message has no role"),
         (sides({"text": GOOD}, {"text": BAD}, prompt="What?"), "a message has no role"),
         (sides([ASK, 5], [ASK, said(BAD)]), "a message in 'chosen' is not an object"),
@@ -367,8 +371,8 @@ def test_pairs_that_are_refused(record, words):
 
 
 def test_plain_values_are_read_as_text():
-    assert pair(1, sides(5, 6, prompt=7))[1] == Pair(1, [asks("7")], "5", "6")
-    assert pair(1, sides(0, True, prompt="What?"))[1] == Pair(1, [asks("What?")], "0", "True")
+    assert pair(1, sides(5, 6, prompt=7)) == Pair(1, [asks("7")], "5", "6")
+    assert pair(1, sides(0, True, prompt="What?")) == Pair(1, [asks("What?")], "0", "True")
 
 
 def test_what_can_not_be_written_to_a_file_is_replaced():
@@ -378,7 +382,7 @@ def test_what_can_not_be_written_to_a_file_is_replaced():
         transcripts("Human: c\0", "a\ud800", "b\0", system="d\ud800"),
     ):
         system = {"role": "system", "content": "d\ufffd"}
-        assert pair(1, record)[1] == Pair(1, [system, asks("c\ufffd")], "a\ufffd", "b\ufffd")
+        assert pair(1, record) == Pair(1, [system, asks("c\ufffd")], "a\ufffd", "b\ufffd")
 
 
 @pytest.mark.parametrize(
@@ -397,7 +401,7 @@ def test_what_can_not_be_written_to_a_file_is_replaced():
 )
 def test_a_very_long_text_is_kept_or_refused(put, text):
     try:
-        check_pair(pair(1, put(text))[1])
+        check_pair(pair(1, put(text)))
     except RowError as error:
         assert 0 < len(str(error)) < 300
 
@@ -421,7 +425,7 @@ def check_pair(found: Pair) -> None:
     assert roles[-1] == "user"
     assert all(set(m) == {"role", "content"} and m["content"].strip() for m in found.prompt)
     json.dumps(found.as_json(), ensure_ascii=False).encode()
-    assert pair(found.row, found.as_json())[1] == found
+    assert pair(found.row, found.as_json()).content == found.content
 
 
 WORDS = st.sampled_from(["\n\nHuman:", "\n\nHum:", "\n\nAssistant:", "Human: ", " ", "\n", "a", "b b", "[", "\0", "?"])
@@ -451,7 +455,7 @@ RECORDS = st.fixed_dictionaries(
 @example(sides("\n\nHuman: a\n\nAssistant: \0", "\n\nHuman: a\n\nAssistant: \ud800"))
 def test_any_record_is_either_a_clean_pair_or_refused_in_a_short_sentence(record):
     try:
-        _, found = pair(1, record)
+        found = pair(1, record)
     except RowError as error:
         assert 0 < len(str(error)) < 300
         return
@@ -473,7 +477,7 @@ def test_any_two_answers_to_one_prompt_are_a_clean_pair_or_refused(talk, answers
         "plain": sides(*answers, prompt=talk),
     }[way]
     try:
-        _, found = pair(1, record)
+        found = pair(1, record)
     except RowError as error:
         assert 0 < len(str(error)) < 300
         return
@@ -488,7 +492,7 @@ def test_any_file_is_read_or_refused(records):
         report = examine(read_text(text))
     except DataError:
         return
-    assert len(report.kept) + len(report.dropped) == report.rows
+    assert len(report.kept) + len(report.dropped) + sum(report.others.values()) == report.rows
     for row in report.kept:
         if report.kind == "preference":
             check_pair(row)
@@ -511,4 +515,4 @@ def test_a_pair_is_the_same_in_every_way_of_writing_it_down():
             transcripts(before, good, bad, prompt=f"{before}\n\nAssistant:"),
             sides(good, bad, prompt=f"{before}\n\nAssistant:"),
         ]
-        assert [pair(1, way)[1] for way in ways] == [Pair(1, talk, good, bad)] * len(ways)
+        assert [pair(1, way) for way in ways] == [Pair(1, talk, good, bad)] * len(ways)

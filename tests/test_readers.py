@@ -1,6 +1,7 @@
 """Readers: every container, every kind of mess, and nothing but DataError for any content."""
 
 import datetime as dt
+import gzip
 import json
 import random
 import subprocess
@@ -70,6 +71,7 @@ def test_the_content_decides_the_format(read, content, name):
     assert values(read(content, name)) == [PAIR, PAIR]
     assert values(read_text(content)) == [PAIR, PAIR]
     assert values(read(content.removeprefix("\ufeff").encode("utf-16"), name)) == [PAIR, PAIR]
+    assert values(read(gzip.compress(content.encode()), f"{name}.gz")) == [PAIR, PAIR]
 
 
 def test_rows_are_lines_in_jsonl_and_records_elsewhere(read):
@@ -109,7 +111,7 @@ def test_json_keeps_types_and_loses_what_is_not_json(read):
 
 def test_five_thousand_digits_stay_text(read):
     assert values(read('{"n": ' + "7" * 5000 + "}")) == [{"n": "7" * 5000}]
-    assert values(read("n\n[" + "7" * 4200 + "]\n")) == [{"n": ["7" * 4200]}]
+    assert values(read("n\n[" + "7" * 4200 + "]\n", "d.csv")) == [{"n": ["7" * 4200]}]
 
 
 def test_lone_surrogates_and_escaped_nul_are_replaced(read):
@@ -164,9 +166,25 @@ def test_cells_that_are_no_plain_literal_stay_text(read, cell):
 
 
 def test_python_literals_become_json_values(read):
-    assert values(read("""cell\n"[(1, 2), {3: None}, 1e999, True]"\n""")) == [
+    assert values(read("""cell\n"[(1, 2), {3: None}, 1e999, True]"\n""", "d.csv")) == [
         {"cell": [[1, 2], {"3": None}, None, True]}
     ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"role": "user", "content": 'it\'s "fine"'}, {"role": "assistant", "content": 'say "yes"'}],
+        ["back\\slash", "line\nbreak\ttab", "\x00\x1f\x7f", "é😀\u2028", "'", '"', ""],
+        [True, False, None, -1, 2.5, 1e-9, [[], {}, [[]]], {"a": {"b": []}}],
+        ["True", "None", "nan, (1,)", "[x, ]", "{1: 2}", "# no comment"],
+        {"nested": {"deep": ["a", "b"], "1": 1}, "": ""},
+    ],
+)
+def test_lists_and_objects_as_python_prints_them(read, value):
+    cell = '"' + repr(value).replace('"', '""') + '"'
+    (row,) = values(read(f"cell,id\n{cell},1\n", "d.csv"))
+    assert row["cell"] == json.loads(json.dumps(value).replace("\\u0000", "\\ufffd"))
 
 
 def test_short_long_and_unnamed_columns(read):
@@ -239,11 +257,11 @@ def repeated(count: int, as_list: bool) -> bytes:
 
 def test_parquet_bombs(read):
     with pytest.raises(DataError, match="more than 70,000,000 unpacked bytes, which is the limit"):
-        read(repeated(40_000, as_list=False), limits=Limits(parquet_bytes=70_000_000))
+        read(repeated(40_000, as_list=False), limits=Limits(unpacked_bytes=70_000_000))
     with pytest.raises(DataError, match="the Parquet data is damaged or too much to unpack"):
         read(repeated(200_000, as_list=True))
     with pytest.raises(DataError, match="more than 1,000 unpacked bytes"):
-        read(parquet({"a": ["x" * 5000]}), limits=Limits(parquet_bytes=1000))
+        read(parquet({"a": ["x" * 5000]}), limits=Limits(unpacked_bytes=1000))
 
 
 def test_parquet_limits_and_names(read):
@@ -270,6 +288,95 @@ def test_damaged_parquet(read, broken):
     }[broken]
     with pytest.raises(DataError, match=r"^d\.parquet: the Parquet data is damaged or too much to unpack"):
         read(content, "d.parquet")
+
+
+# ---- gzip
+
+
+def test_gzip_of_anything_is_unpacked_whatever_it_is_called(read):
+    for content in (jsonl(PAIR), parquet({key: [text] for key, text in PAIR.items()})):
+        assert values(read(gzip.compress(content if isinstance(content, bytes) else content.encode()), "a")) == [PAIR]
+    two_parts = gzip.compress(jsonl(PAIR).encode()) + gzip.compress(jsonl(PAIR).encode())
+    assert values(read(two_parts, "d.jsonl.gz")) == [PAIR, PAIR]
+    assert values(read(jsonl(PAIR), "not really.gz")) == [PAIR]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (gzip.compress(gzip.compress(b"a,b\n1,2\n")), "it is a gzip file inside a gzip file; unpack it once"),
+        (gzip.compress(b"a,b\n1,2\n")[:-9], "the gzip data is cut off; compress or download the file again"),
+        (b"\x1f\x8b\x08\0", "the gzip data is cut off; compress or download the file again"),
+        (b"\x1f\x8b\x08\0" + b"garbage" * 9, "the gzip data is damaged; compress or download the file again"),
+        (gzip.compress(b"a,b\n1,2\n") + b"more", "the gzip data is damaged; compress or download the file again"),
+        (b"\x1f\x8b\x09" + bytes(20), "the gzip data is damaged; compress or download the file again"),
+        (
+            gzip.compress(b"PK\x03\x04"),
+            "this is a zip archive or an Office file, not a text table; unpack it",
+        ),
+        (gzip.compress(b" " * 20_000_001), "more than 20,000,000 unpacked bytes, which is the limit; use a part of it"),
+        (gzip.compress(b""), "it is empty; add data"),
+    ],
+)
+def test_gzip_that_can_t_be_used(read, content, sentence):
+    with pytest.raises(DataError) as caught:
+        read(content, "d.jsonl.gz")
+    assert str(caught.value).startswith(f"d.jsonl.gz: {sentence}")
+
+
+# ---- plain text
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "notes.md", "no suffix", "prompts.txt.gz"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["How do I bake bread?", "Tell me a story, please."],
+        ["Hello, friend", "What now, then?"],
+        ["Name three colours: red, green and one more.", "Why?"],
+        ["Summarise", "Translate"],
+        ["1. Count to ten", "2. Say why 0.5 < 1; then stop"],
+        ['Give me JSON like {"a": 1}', "[INST] is a tag, isn't it?"],
+        ["你好,请介绍一下你自己。", "Was ist der Sinn, der Zweck?"],
+    ],
+)
+def test_a_text_that_is_no_table_holds_a_prompt_a_line(read, lines, name):
+    text = "\n" + lines[0] + "\r\n\n  " + lines[1] + " \n"
+    expected = [RawRow(2, {"prompt": lines[0]}, None), RawRow(4, {"prompt": lines[1]}, None)]
+    assert read(gzip.compress(text.encode()) if name.endswith("gz") else text, name) == expected
+    assert read_text(text) == expected
+
+
+@pytest.mark.parametrize("name", ["table.txt", "table.csv"])
+@pytest.mark.parametrize("head", ["prompt", "Question", "id,prompt", "Text A,Text B", "user_input\tbest (1-5)", "a;b"])
+def test_a_text_with_a_header_is_a_table(read, head, name):
+    mark = next((mark for mark in ",\t;" if mark in head), ",")
+    cells = head.split(mark)
+    assert values(read(f"{head}\n{mark.join('x' * len(cells))}\n", name)) == [dict.fromkeys(cells, "x")]
+
+
+GUANACO = "### Human: Why is the sky blue?### Assistant: Because of scattering, mostly."
+CHATML = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>"
+TRANSCRIPT = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Bye\n\nAssistant: Bye, friend."
+ALPACA = "Below is an instruction, and a response.\n\n### Instruction:\nAdd 1, 2\n\n### Response:\n3"
+
+
+@pytest.mark.parametrize("text", [GUANACO, CHATML, TRANSCRIPT, ALPACA])
+def test_a_text_with_role_marks_is_a_conversation(read, text):
+    assert values(read(text, "chat.txt")) == [{"text": text}]
+    assert values(read_text(text)) == [{"text": text}]
+
+
+def test_a_conversation_a_line(read):
+    rows = read(f"{GUANACO}\n\n{GUANACO}\n", "chat.txt")
+    assert rows == [RawRow(1, {"text": GUANACO}, None), RawRow(3, {"text": GUANACO}, None)]
+
+
+def test_a_prompt_may_mention_a_mark(read):
+    assert values(read("What does <|im_end|> mean?\nWhy?\n", "p.txt")) == [
+        {"prompt": "What does <|im_end|> mean?"},
+        {"prompt": "Why?"},
+    ]
 
 
 # ---- row problems
@@ -341,23 +448,24 @@ def test_csv_fields_over_the_limit_and_repeated_keys(read):
 
 # ---- files that can't be used at all
 
-TABLE = "not a text table; use JSONL, JSON, CSV, TSV or Parquet"
+TABLE = "not a text table"
+USE = f"{TABLE}; use JSONL, JSON, CSV, TSV or Parquet"
 MALFORMED = {
     "empty": (b"", "it is empty; add data"),
     "BOM only": (b"\xef\xbb\xbf", "it is empty; add data"),
     "whitespace": (b" \r\n\t\n", "it holds only blank lines; add data"),
-    "png": (b"\x89PNG\r\n\x1a\n\0\0", f"this is a picture, {TABLE}"),
-    "jpeg": (b"\xff\xd8\xff\xe0", f"this is a picture, {TABLE}"),
-    "zip": (b"PK\x03\x04\x14\0", f"this is a zip archive or an Office file, {TABLE}"),
-    "gzip": (b"\x1f\x8b\x08\0", f"this is a compressed archive, {TABLE}"),
-    "pickle": (b"\x80\x04\x95\x0c\0", f"this is a Python pickle, {TABLE}"),
-    "sqlite": (b"SQLite format 3\0\x10", f"this is an SQLite database, {TABLE}"),
-    "arrow": (b"ARROW1\0\0", f"this is an Arrow file, {TABLE}"),
-    "pdf": (b"%PDF-1.7", f"this is a PDF document, {TABLE}"),
-    "html": (b"<!DOCTYPE html><p>Log in", f"this is a web page, {TABLE}"),
+    "png": (b"\x89PNG\r\n\x1a\n\0\0", f"this is a picture, {USE}"),
+    "jpeg": (b"\xff\xd8\xff\xe0", f"this is a picture, {USE}"),
+    "zip": (b"PK\x03\x04\x14\0", f"this is a zip archive or an Office file, {TABLE}; unpack it, or export it as CSV"),
+    "7z": (b"7z\xbc\xaf", f"this is a compressed archive, {TABLE}; unpack it, or compress the table alone with gzip"),
+    "pickle": (b"\x80\x04\x95\x0c\0", f"this is a Python pickle, {USE}"),
+    "sqlite": (b"SQLite format 3\0\x10", f"this is an SQLite database, {TABLE}; export its table as CSV"),
+    "arrow": (b"ARROW1\0\0", f"this is an Arrow file, {TABLE}; save it as Parquet"),
+    "pdf": (b"%PDF-1.7", f"this is a PDF document, {USE}"),
+    "html": (b"<!DOCTYPE html><p>Log in", f"this is a web page, {USE}"),
     "lfs": (
         b"version https://git-lfs.github.com/spec/v1\n",
-        f"this is a Git LFS pointer without the data, {TABLE}",
+        f"this is a Git LFS pointer without the data, {TABLE}; fetch it with `git lfs pull`",
     ),
     "nul": (
         b'{"a": 1}\n{"a": "\0"}\n',
@@ -367,7 +475,16 @@ MALFORMED = {
     "utf-32": ("a,b\n1,2\n".encode("utf-32"), "line 1 holds a NUL byte"),
     "latin-1": (
         "a,b\n1,2\ncafé,3\n".encode("latin-1"),
+        "line 3 is not UTF-8 text (byte 0xE9); it looks like Windows-1252; save it as UTF-8",
+    ),
+    "latin-1, cut UTF-8": ("a,b\n1,é".encode()[:-1], "line 2 is not UTF-8 text (byte 0xC3); save it as UTF-8"),
+    "latin-1 in UTF-8": (
+        "a,b\né,1\n".encode() + b"\xe9,1\n",
         "line 3 is not UTF-8 text (byte 0xE9); save it as UTF-8",
+    ),
+    "cyrillic": (
+        "вопрос,ответ\nда,нет\n".encode("cp1251"),
+        "line 1 is not UTF-8 text (byte 0xE2); save it as UTF-8",
     ),
     "latin-1, CR, BOM": (b"\xef\xbb\xbfa,b\r1,\xff\r", "line 2 is not UTF-8 text (byte 0xFF)"),
     "half utf-16": ("a,b\n1,2".encode("utf-16")[:-1], "line 2 is not UTF-16 text"),
@@ -439,7 +556,12 @@ def test_pasted_text_has_its_own_name_and_limits():
     with pytest.raises(DataError, match="pasted text: more than 30 values, which is the limit"):
         read_text(jsonl({"a": [1] * 12}, {"a": [1] * 12}, {"a": [1] * 12}), SMALL)
     with pytest.raises(DataError, match="pasted text: more than 30 values, which is the limit"):
-        read_text("a\n" + '"[[], [], [], [], [], [], [], [], []]"\n' * 3, SMALL)
+        read_text("text\n" + '"[[], [], [], [], [], [], [], [], []]"\n' * 3, SMALL)
+
+
+def test_the_limits_are_said_in_words():
+    words = "at most 20 MB, 50,000 rows, 200 columns, 32 KB a field and 20 levels of nesting"
+    assert LIMITS.words() == words
 
 
 def test_the_file_name_is_shown_safely(read):
@@ -514,27 +636,6 @@ def test_mutated_parquet_raises_nothing_but_data_errors(read):
             read(bytes(broken))
         except DataError as error:
             assert str(error).isprintable()
-
-
-def test_a_large_hostile_file_stays_within_memory(tmp_path):
-    """19 MB of nothing but small objects, which json.loads alone would turn into about 500 MB."""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("peak memory of a new program is read from /proc")
-    path = tmp_path / "hostile.json"
-    path.write_text("[" + '{"a":{"ab":1}},' * 1_266_000 + "{}]")
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from playground.data.readers import DataError, read_file\n"
-        "try: read_file(Path(sys.argv[1]))\n"
-        "except DataError as error: print(error)\n"
-        # getrusage would count the parent's peak
-        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
-    )
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, capture_output=True, text=True)
-    sentence, peak = done.stdout.splitlines()
-    assert sentence == "hostile.json: more than 1,000,000 values, which is the limit; use a part of it"
-    assert int(peak) * 1024 < 300_000_000
 
 
 def test_importing_needs_no_heavy_library():

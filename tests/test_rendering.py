@@ -133,6 +133,15 @@ def test_an_unfinished_character_is_held_back(renderer):
     assert renderer.decode(ids[:-1]) == "a"
 
 
+def test_many_conversations_at_once_give_the_tokens_of_each_alone(renderer):
+    talks = [renderer.pieces(messages) for messages in CONVERSATIONS.values()]
+    together = renderer.tokenized([*talks, *talks[:2]])
+    assert together == [*map(renderer.encode, CONVERSATIONS.values()), *together[:2]]
+    for pieces, found in zip(talks, together, strict=False):
+        plain = [renderer.tokenizer.encode(text, add_special_tokens=False).ids for text, _ in pieces]
+        assert found.ids == [token for ids in plain for token in ids]
+
+
 # ---- one answer to a prompt
 
 
@@ -236,7 +245,7 @@ def test_a_template_that_drops_earlier_answers_still_asks_for_the_last(with_temp
 
 
 def test_a_template_that_rewrites_the_prompt_is_refused(with_template):
-    with pytest.raises(RenderError, match="the chat template rewrites the answer"):
+    with pytest.raises(RenderError, match="writes this prompt differently when an answer follows it"):
         with_template(FORGETFUL).answer([ASK], "Yes.")
 
 

@@ -32,9 +32,7 @@ def preferred(row: int, number: int) -> Pair:
 
 
 def test_every_row_is_counted_once_under_its_own_number():
-    text = (
-        "\n" + jsonl(pair(1), {"text": "x"}) + "{broken\n\n" + jsonl(pair(2), {"prompt": "a", "completion": " "}, [1])
-    )
+    text = "\n" + jsonl(pair(1), {"day": "x"}) + "{broken\n\n" + jsonl(pair(2), {"prompt": "a", "completion": " "}, [1])
     report = examine(read_text(text))
     assert (report.kind, report.shape, report.rows) == ("sft", "prompt-completion", 6)
     assert [row.row for row in report.kept] == [2, 6]
@@ -44,7 +42,7 @@ def test_every_row_is_counted_once_under_its_own_number():
     ]
     numbers, reasons = zip(*report.dropped, strict=True)
     assert numbers == (3, 4, 7, 8)
-    assert reasons[0] == "no columns of a known shape (found: text)"
+    assert reasons[0] == "no columns of a known shape (found: day)"
     assert reasons[1].startswith("not valid JSON (")
     assert reasons[2:] == ("an empty assistant message", "not an object: found a list")
 
@@ -59,7 +57,7 @@ def test_a_repeated_row_is_dropped_whatever_its_shape():
 def test_mixed_shapes_are_named_most_frequent_first():
     alpaca = [{"instruction": f"Say {n}.", "output": str(n)} for n in range(3)]
     assert examine(read_text(jsonl({"messages": CHAT}, *alpaca))).shape == "alpaca and messages"
-    assert examine(read_text(jsonl({"text": "x"}))).shape == "unknown"
+    assert examine(read_text(jsonl({"day": "x"}))).shape == "unknown"
 
 
 def test_a_row_without_value_or_problem_still_has_a_reason():
@@ -67,17 +65,17 @@ def test_a_row_without_value_or_problem_still_has_a_reason():
 
 
 def test_reasons_are_grouped_most_frequent_first():
-    bad = [{"messages": [CHAT[0], {"role": "tool", "content": str(n)}, CHAT[1]]} for n in range(2)]
-    late = {"messages": [*CHAT, CHAT[0], {"role": "tool", "content": "x"}]}
-    report = examine(read_text(jsonl({"text": "x"}, *bad, pair(1), late)))
+    bad = [{"messages": [CHAT[0], {"role": "oracle", "content": str(n)}, CHAT[1]]} for n in range(2)]
+    late = {"messages": [*CHAT, CHAT[0], {"role": "oracle", "content": "x"}]}
+    report = examine(read_text(jsonl({"day": "x"}, *bad, pair(1), late)))
     assert report.reasons() == [
-        ("a message has the unknown role 'tool'", [2, 3, 5]),
-        ("no columns of a known shape (found: text)", [1]),
+        ("a message has the unknown role 'oracle'", [2, 3, 5]),
+        ("no columns of a known shape (found: day)", [1]),
     ]
 
 
 def test_the_report_as_json():
-    report = examine(read_text(jsonl(pair(1), {"text": "x"})))
+    report = examine(read_text(jsonl(pair(1), {"day": "x"})))
     found = report.as_json()
     assert set(found) >= {"kind", "shape", "rows", "kept", "dropped"}
     assert {key: found[key] for key in ("kind", "shape", "rows", "kept", "dropped")} == {
@@ -85,7 +83,7 @@ def test_the_report_as_json():
         "shape": "prompt-completion",
         "rows": 2,
         "kept": 1,
-        "dropped": [{"row": 2, "reason": "no columns of a known shape (found: text)"}],
+        "dropped": [{"row": 2, "reason": "no columns of a known shape (found: day)"}],
     }
     assert json.loads(json.dumps(found)) == found
 
@@ -94,23 +92,27 @@ def test_few_rows_get_a_note():
     assert examine(read_text(jsonl(*map(pair, range(8))))).notes == []
     assert examine(read_text(jsonl(pair(1)))).notes[0].startswith("Only 1 row:")
     assert examine(read_text(jsonl(*map(pair, range(7))))).notes[0].startswith("Only 7 rows:")
-    assert examine(read_text(jsonl({"text": "x"}))).notes == []
+    assert examine(read_text(jsonl({"day": "x"}))).notes == []
 
 
 # ---- the kind of a file is that of most of its rows
 
 
-def test_a_conversation_among_pairs_is_dropped():
+def test_rows_of_another_kind_are_neither_kept_nor_dropped():
     report = examine(read_text(jsonl(pair(1), preference(1), preference(2))))
-    assert (report.kind, report.kept) == ("preference", [preferred(2, 1), preferred(3, 2)])
-    assert report.dropped == [(1, "no chosen and rejected answer among rows that are mostly preference pairs")]
+    assert (report.kind, report.kept, report.dropped) == ("preference", [preferred(2, 1), preferred(3, 2)], [])
+    assert report.others == {"sft": 1}
+    assert report.words()[:2] == [
+        "2 of 3 rows kept, recognised as prompt, chosen, rejected.",
+        "Not of this kind, and left for another dataset: 1 conversation.",
+    ]
 
 
 @pytest.mark.parametrize("conversations", [1, 2])
-def test_a_pair_among_as_many_conversations_is_dropped(conversations):
+def test_where_there_are_as_many_pairs_as_conversations_the_conversations_are_taken(conversations):
     report = examine(read_text(jsonl(preference(1), *map(pair, range(conversations)))))
     assert (report.kind, [row.row for row in report.kept]) == ("sft", list(range(2, conversations + 2)))
-    assert report.dropped == [(1, "a preference pair (chosen and rejected) among rows that are mostly conversations")]
+    assert (report.dropped, report.others) == ([], {"preference": 1})
 
 
 def test_rows_that_can_not_be_read_have_no_say_in_the_kind():

@@ -392,7 +392,7 @@ def test_launch_writes_every_setting_and_refuses_what_is_wrong(start, tiny_model
     request = run.request
     assert set(request["settings"]) == set(SFTSettings.specs())
     assert request["settings"]["lora_r"] == 8
-    told = {"id": dataset.id, "name": "sums", "sha256": dataset.sha256, "rows": [36, 4], "origin": None}
+    told = {"id": dataset.id, "name": "sums", "version": 1, "sha256": dataset.sha256, "rows": [36, 4], "origin": None}
     assert request["dataset"] == told
     assert request["versions"]["trl"]
     assert runs.find(run.name) == run

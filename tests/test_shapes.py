@@ -6,10 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from playground.data.conversations import QUERIES, RESPONSES, SFT_SHAPES
 from playground.data.prompts import is_prompt
-from playground.data.readers import read_text
+from playground.data.readers import RawRow, read_text
+from playground.data.recognise import recognise, unknown
 from playground.data.report import examine
-from playground.data.shapes import ROLES, SFT_SHAPES, RowError, conversation, recognise
+from playground.data.shapes import ROLES, Reading, Row, RowError, converted
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASK = {"role": "user", "content": "What is a fjord?"}
@@ -23,6 +25,17 @@ def turn(role: str, content) -> dict:
 
 def said(role: str, value) -> dict:
     return {"from": role, "value": value}
+
+
+def conversation(number: int, record: dict) -> tuple[str, Row]:
+    """(shape's name, row) of a record that is to be read as a conversation, or RowError."""
+    shape = recognise(record, "sft")
+    if shape is None:
+        raise RowError(unknown(record, list(record)))
+    if shape.kind != "sft":
+        raise RowError(f"of the kind {shape.kind}")
+    (row,) = converted(shape, number, record, Reading())
+    return shape.name, row
 
 
 def sft_messages(record: dict) -> tuple[str, list[dict]]:
@@ -71,12 +84,12 @@ def reason(record: dict) -> str:
                 "conversations": [said("human", "What is a fjord?"), said("gpt", "A narrow arm of the sea.")],
                 "tools": "",
             },
-            "sharegpt",
+            "ShareGPT",
             [ASK, ANSWER],
         ),
         (
             {"conversation": [said("user", "What is a fjord?"), said("bot", "A narrow arm of the sea.")]},
-            "sharegpt",
+            "ShareGPT",
             [ASK, ANSWER],
         ),
         (
@@ -87,17 +100,17 @@ def reason(record: dict) -> str:
                     said("gpt", ANSWER["content"]),
                 ]
             },
-            "sharegpt",
+            "ShareGPT",
             [SYSTEM, ASK, ANSWER],
         ),
         (
             {"conversations": [ASK, ANSWER], "system": "Be brief."},
-            "sharegpt",
+            "ShareGPT",
             [SYSTEM, ASK, ANSWER],
         ),
         (
             {"conversations": None, "conversation": [ASK, ANSWER]},
-            "sharegpt",
+            "ShareGPT",
             [ASK, ANSWER],
         ),
         (
@@ -108,7 +121,7 @@ def reason(record: dict) -> str:
                 ],
                 "system": "Be brief.",
             },
-            "sharegpt",
+            "ShareGPT",
             [SYSTEM, ASK, ANSWER, *MORE],
         ),
         (
@@ -206,13 +219,7 @@ def test_cells_of_a_table_may_hold_json():
     table = f"instruction,input,output,history\nWhere?,,In Norway.,{history}\n"
     assert examine(read_text(table)).kept[0].messages == [ASK, ANSWER, *MORE]
     swift = json.dumps([{"human": "Where?", "assistant": "In Norway."}])
-    assert sft_messages({"conversation": swift}) == ("sharegpt", MORE)
-
-
-def test_every_shape_is_recognised_by_its_columns():
-    for shape in SFT_SHAPES:
-        assert recognise(dict.fromkeys(shape.columns, "x")) is shape
-    assert recognise({"text": "x"}) is None
+    assert sft_messages({"conversation": swift}) == ("ShareGPT", MORE)
 
 
 def test_a_row_knows_its_question_and_how_it_is_stored():
@@ -244,6 +251,58 @@ def test_a_last_question_without_an_answer_is_trimmed():
     assert sft_messages({"messages": [ASK, ANSWER, MORE[0]]})[1] == [ASK, ANSWER]
 
 
+def weighed(message: dict, weight, name: str = "weight") -> dict:
+    return {**message, name: weight}
+
+
+@pytest.mark.parametrize(
+    ("record", "messages", "words"),
+    [
+        ({"messages": [ASK, ANSWER, MORE[0]]}, [ASK, ANSWER], "the last question has no answer and is left out"),
+        (
+            {"messages": [SYSTEM, ANSWER, ASK, ANSWER]},
+            [SYSTEM, ASK, ANSWER],
+            "the assistant speaks first; what it says before the first question is left out",
+        ),
+        (
+            {"messages": [ASK, ANSWER, ANSWER]},
+            [ASK, turn("assistant", f"{ANSWER['content']}\n\n{ANSWER['content']}")],
+            "neighbouring messages of one role are joined",
+        ),
+        (
+            {"messages": [SYSTEM, ASK, ANSWER], "system": "Another."},
+            [SYSTEM, ASK, ANSWER],
+            "the conversation's own system message is kept, not the system column",
+        ),
+        (
+            {"messages": [ASK, weighed(ANSWER, 1), MORE[0], weighed(MORE[1], 0)]},
+            [ASK, ANSWER],
+            "the last answers have weight 0 and are left out",
+        ),
+        (
+            {"messages": [ASK, weighed(ANSWER, False, "train"), *MORE]},
+            [ASK, ANSWER, *MORE],
+            "an earlier answer has weight 0, but every answer of a conversation is learned here",
+        ),
+    ],
+)
+def test_what_is_mended_is_told(record, messages, words):
+    (row,) = examine([RawRow(3, record, None)]).kept
+    assert row.messages == messages
+    assert row.notes == {"mended": [words]}
+    report = examine([RawRow(3, record, None), RawRow(4, {"messages": [*messages, *MORE]}, None), RawRow(5, {}, None)])
+    assert f"In 1 row, {words} (row 3)." in report.words()
+
+
+def test_what_changes_nothing_is_not_told():
+    for record in (
+        {"messages": [SYSTEM, ASK, ANSWER], "system": "Be brief. "},
+        {"messages": [weighed(ASK, 0), weighed(ANSWER, 1)]},
+        {"messages": [ASK, weighed(ANSWER, 0.5, "loss_weight")]},
+    ):
+        assert conversation(1, record)[1].notes == {}
+
+
 def test_what_can_not_be_written_to_a_file_is_replaced():
     _, messages = sft_messages(
         {"messages": '[{"role":"user","content":"a\\ud800"},{"role":"assistant","content":"b\\u0000"}]'}
@@ -252,6 +311,13 @@ def test_what_can_not_be_written_to_a_file_is_replaced():
 
 
 # ---- what is refused, and in which words
+
+
+TOOL = "a message has the role '{}'; conversations with tools are not trained here"
+ONLY_CALLS = "a message only calls a tool; conversations with tools are not trained here"
+TALK_ALONE = "of the kind prompts"
+TEXT_ALONE = "a text alone has no answer to learn from; if it is a prompt, map it to 'prompt'"
+BESIDE = "an answer of unknown meaning stands beside the prompt, in '{}'; map the columns"
 
 
 @pytest.mark.parametrize(
@@ -263,17 +329,20 @@ def test_what_can_not_be_written_to_a_file_is_replaced():
         ([ASK, {"role": "assistant"}], "an empty assistant message"),
         ([ASK, turn("assistant", [{"type": "text"}])], "an empty assistant message"),
         ([{"human": "Where?", "assistant": None}], "an empty assistant message"),
-        ([ASK, turn("tool", "{}"), ANSWER], "a message has the unknown role 'tool'"),
-        ([ASK, ANSWER, turn("tool", "{}")], "a message has the unknown role 'tool'"),
-        ([said("function_call", "{}"), ANSWER], "a message has the unknown role 'function_call'"),
+        ([ASK, turn("tool", "{}"), ANSWER], TOOL.format("tool")),
+        ([ASK, ANSWER, turn("tool", "{}")], TOOL.format("tool")),
+        ([said("function_call", "{}"), ANSWER], TOOL.format("function_call")),
         ([turn("x" * 999, "?")], f"a message has the unknown role '{'x' * 30}'"),
         ([{"content": "What?"}, ANSWER], "a message has no role"),
         ([turn({"deep": []}, "What?"), ANSWER], "a message has no role"),
         ([turn(0, "What?"), ANSWER], "a message has no role"),
-        ([ASK], "no assistant answer to learn from"),
+        ([ASK], TALK_ALONE),
+        ([ASK, weighed(ANSWER, 0, "loss")], "every answer has weight 0, so there is nothing to learn"),
+        ([ASK, turn("assistant", None), ASK], "an empty assistant message"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}], ONLY_CALLS),
         ([SYSTEM], "no assistant answer to learn from"),
         ([ANSWER], "the conversation starts with the assistant"),
-        ([SYSTEM, ANSWER, ASK, ANSWER], "the conversation starts with the assistant"),
+        ([SYSTEM, ANSWER, SYSTEM], "a system message in the middle of the conversation"),
         ([ASK, SYSTEM, ANSWER], "a system message in the middle of the conversation"),
         ([ASK, ANSWER, SYSTEM], "a system message in the middle of the conversation"),
         (
@@ -300,13 +369,15 @@ def test_messages_that_are_refused(messages, words):
     ("record", "words"),
     [
         ({}, "no columns of a known shape (found: none)"),
-        ({"text": "Once upon a time"}, "no columns of a known shape (found: text)"),
-        ({"prompt": "What?", "reply": "That."}, "no columns of a known shape (found: prompt, reply)"),
+        ({"text": "Once upon a time"}, TEXT_ALONE),
+        ({"text": " "}, "no columns of a known shape (found: text)"),
+        ({"prompt": "What?", "choices": ["a", "b"], "answer": 1}, BESIDE.format("answer")),
+        ({"prompt": "What?", "best_answer": "That."}, BESIDE.format("best_answer")),
         (
             {"prompt": "What?", "chosen": "That.", "rejected": "This."},
-            "a preference pair (chosen and rejected) among rows that are mostly conversations",
+            "of the kind preference",
         ),
-        ({"prompt": "What?", "chosen": "That."}, "no columns of a known shape (found: prompt, chosen)"),
+        ({"prompt": "What?", "chosen": "That."}, BESIDE.format("chosen")),
         (dict.fromkeys("abcdefgh"), "no columns of a known shape (found: a, b, c, d, e, f)"),
         (dict.fromkeys(["x" * 999 + str(i) for i in range(9)]), None),
         ({"conversations": []}, "'conversations' holds no messages"),
@@ -320,6 +391,12 @@ def test_messages_that_are_refused(messages, words):
         ({"instruction": "Add.", "output": None}, "an empty assistant message"),
         ({"instruction": "Add.", "output": "5", "input": {}}, "'input' is not text but an object"),
         ({"instruction": "Add.", "output": "5", "system": {"a": 1}}, "'system' is not text but an object"),
+        ({"messages": [ASK, ANSWER], "image": "a.jpg"}, "the column 'image' is filled; only text is trained here"),
+        ({"messages": [ASK, ANSWER], "system_prompt": {}}, "'system_prompt' is not text but an object"),
+        (
+            {"prompt": "What?", "completions": ["a"], "labels": [True, True]},
+            "'completions' and 'labels' are not two lists of one length",
+        ),
         ({"messages": [ASK, ANSWER], "system": ["a"]}, "'system' is not text but a list"),
         ({"instruction": "Add.", "output": "5", "history": 5}, "'history' is not a list of [question, answer] pairs"),
         (
@@ -350,6 +427,7 @@ def test_columns_that_are_refused(record, words):
     "target", "best_answer", "Correct Answers", "incorrect_answers", "reference", "reference_answer", "gold",
     "output_text", "expected_output", "ground_truth", "modelResponse", "response_0", "answer_b", "human_answers",
     "chatgpt_answers", "generated_text", "ideal", "summary", "reply",
+    "chosen_response", "rejected_text", "preferred_output", "non_preferred_output", "rejected_messages",
 ])  # fmt: skip
 def test_a_column_with_an_answer_is_never_thrown_away(column):
     """Who has one beside a prompt did not mean to drop it: such a file is no list of prompts."""
@@ -358,7 +436,10 @@ def test_a_column_with_an_answer_is_never_thrown_away(column):
     rows = [{"question": f"What is {n}?"} for n in range(4)] + [{"question": "What is four?", column: "Two and two."}]
     report = examine(read_text("\n".join(map(json.dumps, rows))))
     assert (report.kind, len(report.kept)) == ("prompts", 4)
-    assert report.dropped == [(5, "a row with an answer among rows that are mostly prompts without one")]
+    name = "correct_answers" if column == "Correct Answers" else column
+    learned = name.lower() in RESPONSES
+    assert report.others == ({"sft": 1} if learned else {})
+    assert report.dropped == ([] if learned else [(5, BESIDE.format(name))])
 
 
 @pytest.mark.parametrize(
@@ -383,7 +464,8 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
-COLUMNS = sorted({name for shape in SFT_SHAPES for name in shape.columns} | {"system", "input", "history", "other"})
+COLUMNS = ["messages", "conversations", "conversation", "texts", "system", "history", "context", "images", "label"]
+COLUMNS += ["completions", "labels", "init_prompt", "revision_response", "transcript", "other", *QUERIES, *RESPONSES]
 RECORDS = st.dictionaries(st.sampled_from(COLUMNS), JSON | JSON.map(json.dumps), max_size=6)
 NESTED = '[{"text":' * 400 + '"deep"' + "}]" * 400
 

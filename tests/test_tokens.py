@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 
+from playground.data import tokens
 from playground.data.pairs import Pair
 from playground.data.rendering import Renderer
 from playground.data.shapes import Row
-from playground.data.tokens import Lengths, measure, training_pairs, training_rows
+from playground.data.thumbs import Thumb
+from playground.data.tokens import Lengths, cut_note, measure, training_pairs, training_rows
 
 CHAT = [{"role": "user", "content": "hello?"}, {"role": "assistant", "content": "Yes."}]
 LONG = [{"role": "user", "content": "hello?"}, {"role": "assistant", "content": "Yes. " * 40}]
@@ -52,6 +54,44 @@ def test_a_row_that_fits_exactly_is_not_cut(renderer):
     assert training_rows([Row(1, CHAT)], renderer, length) == [renderer.encode(CHAT)]
 
 
+def test_what_is_cut_is_told_with_what_it_costs(renderer):
+    rows = [Row(number, chat) for number, chat in enumerate((CHAT, LONG, SLOW, LONG), 4)]
+    whole = [len(renderer.encode(row.messages).ids) for row in rows]
+    found = measure(rows, renderer, 64)
+    assert (found.cut, found.lost) == ([5, 6, 7], [tokens - 64 for tokens in whole[1:]])
+    assert found.endless == [5, 7]  # of row 6 nothing is left at all
+    lost, most = sum(whole[1:]) - 3 * 64, max(whole) - 64
+    assert found.cut_words(64) == [
+        f"3 rows are longer than 64 tokens and cut at the end: {lost} tokens are lost, {most} at most in one row "
+        f"(row 5, 6, 7). Nothing is cut at {max(whole)} tokens.",
+        "In 2 of them the end of the last answer is lost, with the token that ends it: nothing there teaches the model "
+        "to stop (row 5, 7).",
+    ]
+    assert measure(rows, renderer, max(whole)).cut_words(max(whole)) == []
+
+
+def test_a_line_break_behind_the_last_answer_is_no_loss(renderer):
+    length = len(renderer.encode(CHAT).ids)
+    found = measure([Row(1, CHAT)], renderer, length - 1)
+    assert found.cut_words(length - 1) == [
+        f"1 row is longer than {length - 1} tokens and cut at the end: 1 token is lost (row 1). "
+        f"Nothing is cut at {length} tokens."
+    ]
+    assert (found.endless, found.learned) == ([], [sum(renderer.encode(CHAT).learned)])
+
+
+def test_one_row_says_what_the_limit_does_to_it(renderer):
+    whole = renderer.encode(LONG)
+    length = len(whole.ids)
+    assert cut_note(whole, length) == ""
+    assert cut_note(whole, length - 1) == "1 token is cut off here; the answers are whole."
+    lost = "with the end of the last answer and the token that ends it"
+    assert cut_note(whole, length - 2) == f"2 tokens are cut off here, {lost}."
+    assert cut_note(whole, whole.start + 1) == f"{length - whole.start - 1} tokens are cut off here, {lost}."
+    nothing = f"Nothing is left to learn within {whole.start} tokens, so this row is left out."
+    assert cut_note(whole, whole.start) == nothing
+
+
 @pytest.mark.parametrize("limit", range(16, 120, 8))
 def test_measure_and_training_agree_at_every_limit(renderer, limit):
     rows = [Row(number, chat) for number, chat in enumerate((CHAT, LONG, SLOW, LONG + SLOW, SLOW + LONG), 1)]
@@ -79,6 +119,25 @@ def test_a_row_that_the_template_refuses_is_reported_and_left_out(with_template)
     assert found.refused == [(1, "the chat template refuses it: no system role here")]
     assert len(found.tokens) == len(found.learned) == 1
     assert training_rows(rows, renderer, 64) == [renderer.encode(CHAT)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 256])
+def test_rows_keep_their_tokens_however_many_are_tokenized_at_once(with_template, monkeypatch, at_once):
+    monkeypatch.setattr(tokens, "AT_ONCE", at_once)
+    renderer = with_template(
+        "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    talks = [CHAT, [{"role": "system", "content": "No."}, *CHAT], LONG, CHAT, LONG + SLOW]
+    rows = [Row(number, talk) for number, talk in enumerate(talks, 1)]
+    whole = [renderer.encode(talk) for i, talk in enumerate(talks) if i != 1]
+    assert training_rows(rows, renderer, 999) == whole
+    found = measure(rows, renderer, 999)
+    assert (found.tokens, [row for row, _ in found.refused]) == ([len(encoded.ids) for encoded in whole], [2])
+    pairs = [Pair(row.row, row.asked, "Yes.", "No.") for row in rows]
+    used = training_pairs(pairs, renderer, 999)
+    assert [pair.prompt for pair in used] == [renderer.prompt_ids(row.asked) for row in rows if row.row != 2]
 
 
 def test_a_template_that_drops_the_answer_leaves_nothing_to_learn(with_template):
@@ -156,3 +215,10 @@ def test_a_pair_that_the_template_refuses_is_reported_and_left_out(with_template
     assert found.refused == [(8, "the chat template refuses it: no system role here")]
     assert len(found.tokens) == len(found.learned) == 2
     assert training_pairs([PAIRS[4], PAIRS[0]], renderer, 512) == training_pairs(PAIRS[:1], renderer, 512)
+
+
+def test_a_thumb_is_measured_as_its_prompt_and_whole_answer(renderer):
+    rows = [Thumb(4, ASKED, "Yes.", True), Thumb(5, ASKED, "No. " * 40, False)]
+    found = measure(rows, renderer, 64)
+    assert found.tokens == [len(renderer.answer(row.prompt, row.answer).ids) for row in rows]
+    assert (found.too_long, found.cut) == ([5], [])

@@ -1,112 +1,64 @@
-"""The library: stored datasets, named, hashed and split by prompt. The datasets in presets/ are part of it, read-only.
+"""The library: datasets by name, each with its numbered versions. Those in presets/ are version 1, read-only.
 
-A stored dataset is a folder `datasets/<id>/` with meta.json, train.jsonl and heldout.jsonl. Rows whose first question
-is the same never stand on both sides of the split.
+The rows of a version are never written again: what a person changes is the next one, and a run finds the one that it
+used by its id. Rows whose first question is the same never stand on both sides of the split.
 """
 
-import dataclasses
-import hashlib
 import json
-import re
+import os
 import secrets
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+import filelock
 
-from playground.data.pairs import Pair
-from playground.data.prompts import Prompt, stored_prompt
+from playground.data.dataset import FILES, SPLITS, Dataset, digest, every, root
 from playground.data.readers import DataError, read_file
 from playground.data.report import Report, examine
-from playground.data.shapes import Row
-from playground.home import clean_name, free_name, home
+from playground.data.shapes import Reading
+from playground.data.splits import kept_apart, split_by_prompt
+from playground.home import clean_name, free_name, write_atomically
 
-ID = re.compile(r"data_[0-9a-f]{12}")
-PRESETS = Path(__file__).resolve().parents[2] / "presets" / "data"
-FILES = {
-    "sft": ("sft.jsonl", "heldout.jsonl"),
-    "preference": ("preferences.jsonl", "preferences-heldout.jsonl"),
-    "prompts": ("prompts.jsonl", "prompts-heldout.jsonl"),
-}
 ACCEPTED = {  # stages' rows → kinds
     "sft": ("sft",),
     "preference": ("preference",),
-    "prompts": ("sft", "preference", "prompts"),
+    "prompts": tuple(FILES),
 }
-HELDOUT_SHARE = 0.1
-HELDOUT_MOST = 200
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset that can be trained on."""
-
-    id: str
-    name: str
-    kind: str
-    folder: Path
-    sha256: str
-    train: int
-    heldout: int
-    source: str
-    origin: dict[str, Any] | None = None  # what made the rows, where a run of the app did
-
-    def rows(self, split: str) -> list[Any]:
-        """The rows of "train" or "heldout": conversations (Row), pairs (Pair) or prompts (Prompt), as the kind says."""
-        read = {"sft": _row, "preference": _pair, "prompts": stored_prompt}[self.kind]
-        with (self.folder / self._file(split)).open(encoding="utf-8") as file:
-            return [read(number, json.loads(line)) for number, line in enumerate(file, 1)]
-
-    def checks(self) -> dict[str, Any]:
-        """The declarative checks that belong to this dataset; empty if it has none."""
-        return _yaml(self.folder / "checks.yaml")
-
-    def facts(self) -> list[dict[str, Any]]:
-        """The small factual probe that belongs to this dataset; empty if it has none."""
-        path = self.folder / "facts.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-    @property
-    def preset(self) -> bool:
-        return self.folder.parent == PRESETS
-
-    def _file(self, split: str) -> str:
-        return FILES[self.kind][split == "heldout"] if self.preset else f"{split}.jsonl"
-
-
-def root() -> Path:
-    """The folder of the stored datasets."""
-    path = home() / "datasets"
-    path.mkdir(exist_ok=True)
-    return path
+BESIDE = ("checks.yaml", "facts.jsonl")  # what may lie with the rows; the next version has it too
+MOST_NOTED = 200  # characters
 
 
 def datasets() -> list[Dataset]:
-    """Every dataset, the presets first, then by age."""
-    stored = [_stored(path) for path in root().iterdir() if ID.fullmatch(path.name)]
-    presets = [
-        _preset(folder, kind)
-        for folder in sorted(PRESETS.iterdir())
-        for kind in FILES
-        if (folder / FILES[kind][0]).exists()
-    ]
-    return presets + [dataset for _, dataset in sorted(filter(None, stored), key=lambda found: found[0])]
+    """The newest version of every dataset, the presets first, then by age."""
+    return _newest(every())
+
+
+def versions(dataset: Dataset) -> list[Dataset]:
+    """The versions of a dataset, oldest first, without those deleted since."""
+    return sorted((d for d in every() if d.series == dataset.series), key=lambda d: d.version)
 
 
 def find(reference: str, kind: str | None = None) -> Dataset:
-    """The dataset with this id or name. A preset's folder name stands for whichever of its datasets fits the rows that
-    a stage asks for: "sft", "preference" or "prompts", which any dataset has."""
-    known, kinds = datasets(), ACCEPTED.get(kind or "", ())
-    found = [d for d in known if reference in (d.id, d.name)]
-    found += [d for d in known if d.preset and d.kind in kinds and d.folder.name == reference]
+    """The dataset with this id, the newest version of "name", or the version of "name@number".
+
+    A preset's folder name stands for whichever of its datasets fits the rows that a stage asks for: "sft",
+    "preference" or "prompts", which any dataset has.
+    """
+    known, kinds = every(), ACCEPTED.get(kind or "", ())
+    newest = _newest(known)
+    found = [d for d in known if reference == d.id] or [d for d in known if reference == d.reference]
+    found += [d for d in newest if reference == d.name]
+    found += [d for d in newest if d.preset and d.kind in kinds and d.folder.name == reference]
     wanted = [d for d in found if kind is None or d.kind in kinds] or found
-    if not wanted:
-        names = ", ".join(d.name for d in datasets()[:12])
-        raise DataError(f"There is no dataset called {reference[:60]!r}. Known: {names}.")
-    return wanted[0]
+    if wanted:
+        return wanted[0]
+    name, _, number = reference.partition("@")
+    if numbers := ", ".join(str(d.version) for d in known if d.name == name):
+        raise DataError(f"{name} has no version {number[:20]!r}; it has {numbers}.")
+    raise DataError(f"There is no dataset called {reference[:60]!r}. Known: {', '.join(d.name for d in newest[:12])}.")
 
 
 def store(report: Report, name: str, source: str) -> Dataset:
@@ -114,7 +66,8 @@ def store(report: Report, name: str, source: str) -> Dataset:
     if not report.kept:
         raise DataError(report.refusal())
     facts = {"kind": report.kind, "shape": report.shape, "source": source, "dropped": report.as_json()["dropped"]}
-    return _written(name, facts, *split_by_prompt(report.kept))
+    with _writing():
+        return _written({"name": _free(name), **facts}, *split_by_prompt(report.kept))
 
 
 def make(
@@ -133,124 +86,135 @@ def make(
         raise DataError(f"There are no rows to keep as {clean_name(name, 'data')}.")
     parts = split_by_prompt(rows) if heldout is None else (rows, heldout)
     sha256 = digest(*parts)
-    known = next((d for d in datasets() if (d.kind, d.sha256, d.origin) == (kind, sha256, origin)), None)
-    return known or _written(name, {"kind": kind, "source": source, "origin": origin}, *parts)
-
-
-def _written(name: str, facts: dict[str, Any], train: list[Any], heldout: list[Any]) -> Dataset:
-    """A new dataset's folder, of these rows and with these facts beside what can be counted."""
-    meta = {
-        "id": f"data_{secrets.token_hex(6)}",
-        "name": free_name(clean_name(name, "data"), {d.name for d in datasets()}),
-        "created": time.time(),
-        "sha256": digest(train, heldout),
-        "train": len(train),
-        "heldout": len(heldout),
-        **facts,
-    }
-    part = root() / f".{meta['id']}.part"
-    part.mkdir()
-    for split, rows in (("train", train), ("heldout", heldout)):
-        lines = [json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows]
-        (part / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.rename(root() / str(meta["id"]))
-    return find(str(meta["id"]))
+    with _writing():
+        known = next((d for d in every() if (d.kind, d.sha256, d.origin) == (kind, sha256, origin)), None)
+        return known or _written({"name": _free(name), "kind": kind, "source": source, "origin": origin}, *parts)
 
 
 def import_file(path: Path, name: str | None = None, kind: str | None = None) -> tuple[Dataset, Report]:
-    """Reads, examines and stores a file, but neither one stored already nor one of another kind."""
-    report = examine(read_file(path, path.name))
+    """Reads, examines and stores a file, but neither one stored already nor one without rows of the kind."""
+    raw = read_file(path, path.name)
+    report = examine(raw)
     if kind and report.kind not in ACCEPTED[kind]:
-        raise DataError(f"{path.name} holds {report.kind} rows; {kind} rows are needed here.")
+        own = examine(raw, Reading(kind=kind))  # a stage takes its own rows from a file of several kinds
+        if not own.kept:
+            raise DataError(f"{path.name} holds {report.kind} rows; {kind} rows are needed here.")
+        report = own
     if report.kept:
         train, heldout = split_by_prompt(report.kept)
         sha256, wanted = digest(train, heldout), name and clean_name(name, "data")
-        known = next((d for d in datasets() if d.sha256 == sha256 and wanted in (None, d.name)), None)
+        known = next((d for d in every() if d.sha256 == sha256 and wanted in (None, d.name)), None)
         if known:
             return known, report
     return store(report, name or path.stem, f"file {path.name}"), report
 
 
-def delete(dataset: Dataset) -> None:
-    """Removes a stored dataset. Runs keep the hash of what they used."""
+def revise(dataset: Dataset, rows: Mapping[str, list[Any]], note: str = "") -> Dataset:
+    """Keeps changed rows as the next version; where nothing differs from the newest one, that one is returned.
+
+    rows: "train" and "heldout", each row where it was, and "new" ones, which are split by their questions. A preset
+    can't change, nor can what was deleted meanwhile: the rows become the first version of a dataset of their own.
+    """
+    train, heldout = kept_apart(rows["train"], rows["heldout"], rows.get("new", []))
+    if not train:
+        raise DataError("No row would be left to train on; keep at least one.")
+    facts = {
+        "kind": dataset.kind,
+        "shape": dataset.shape,
+        "source": f"a revision of {dataset.name}" if dataset.preset else dataset.source,
+        "origin": dataset.origin,
+        "parent": dataset.id,
+        "note": note[:MOST_NOTED],
+    }
+    with _writing():
+        known = versions(dataset)
+        if known and known[-1].sha256 == digest(train, heldout):
+            return known[-1]
+        if dataset.preset or not known:
+            return _written({"name": _free(dataset.name), **facts}, train, heldout, dataset.folder)
+        number = max(known[-1].version, known[-1].last) + 1
+        place = {"name": known[-1].name, "series": dataset.series, "version": number}
+        return _written({**place, **facts}, train, heldout, dataset.folder)
+
+
+def rename(dataset: Dataset, name: str) -> Dataset:
+    """Calls every version of a stored dataset by another name. Runs know it by its id and find it all the same."""
     if dataset.preset:
+        raise DataError("A dataset that comes with the app can't be renamed.")
+    if not (wanted := clean_name(name, "")):
+        raise DataError("A name needs at least one letter or digit.")
+    with _writing():
+        if any(d.name == wanted and d.series != dataset.series for d in datasets()):
+            raise DataError(f"Another dataset is called {wanted} already; choose another name.")
+        for version in versions(dataset):  # the newest last: its name is the one that counts, should this be cut short
+            _amend(version, name=wanted)
+    return find(dataset.id)
+
+
+def delete(*which: Dataset) -> None:
+    """Removes stored versions, `*versions(dataset)` for all. Runs keep the hash of what they used."""
+    if any(dataset.preset for dataset in which):
         raise DataError("A dataset that comes with the app can't be deleted.")
-    shutil.rmtree(dataset.folder)
+    with _writing():
+        for dataset in which:
+            if left := [version for version in versions(dataset) if version.id != dataset.id]:
+                last = max(dataset.version, dataset.last, left[-1].last)
+                _amend(left[-1], last=last)  # a number is given once, even where its version is deleted: runs name it
+            if dataset.folder.exists():
+                shutil.rmtree(dataset.folder.rename(_part(dataset.id)))
 
 
-def split_by_prompt(rows: list[Any]) -> tuple[list[Any], list[Any]]:
-    """(train, held-out): a tenth of the opening questions, chosen by their hash, never more than 200 rows.
+def _newest(known: list[Dataset]) -> list[Dataset]:
+    """The newest version of each, in the place of its oldest."""
+    newest: dict[str, Dataset] = {}
+    for dataset in known:
+        if dataset.series not in newest or dataset.version > newest[dataset.series].version:
+            newest[dataset.series] = dataset
+    return list(newest.values())
 
-    The choice depends on the text alone: the same file is split in the same way everywhere.
+
+def _writing() -> filelock.BaseFileLock:
+    """The lock of whoever changes the library, so that two pages never take one name or number."""
+    return filelock.FileLock(root() / ".lock", timeout=30)
+
+
+def _free(name: str) -> str:
+    return free_name(clean_name(name, "data"), {d.name for d in datasets()})
+
+
+def _part(data_id: str) -> Path:
+    """Where a folder is filled before it appears, and emptied after it is gone."""
+    return root() / f".{data_id}.part"
+
+
+def _amend(dataset: Dataset, **facts: Any) -> None:
+    """Changes what a stored version is called, never what it holds."""
+    path = dataset.folder / "meta.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    write_atomically(path, json.dumps({**meta, **facts}, indent=1, ensure_ascii=False))
+
+
+def _written(facts: dict[str, Any], train: list[Any], heldout: list[Any], like: Path | None = None) -> Dataset:
+    """A new version's folder: these rows and facts, with what can be counted, and what lies beside the rows of `like`.
+
+    Only whoever holds the lock may write.
     """
-    groups: dict[str, list[Any]] = {}
-    for row in rows:
-        groups.setdefault(_opening(row), []).append(row)
-    if len(groups) < 10:
-        return rows, []
-    ordered = sorted(groups, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
-    wanted = min(max(1, round(len(rows) * HELDOUT_SHARE)), HELDOUT_MOST)
-    chosen: set[str] = set()
-    for text in ordered:
-        if len(groups[text]) <= wanted:  # a much-repeated question stays in training
-            chosen.add(text)
-            wanted -= len(groups[text])
-    return [r for r in rows if _opening(r) not in chosen], [r for r in rows if _opening(r) in chosen]
-
-
-def half(rows: list[Any], which: str) -> list[Any]:
-    """The "first" or "second" half of the opening questions, by their hash; "all" is every row.
-
-    A judge trained on one half has not seen what the model that it judges learned from.
-    """
-    if which == "all":
-        return rows
-    order = sorted(
-        {_opening(row) for row in rows}, key=lambda text: hashlib.sha256(b"half " + text.encode()).hexdigest()
-    )
-    first = set(order[: len(order) // 2])
-    return [row for row in rows if (_opening(row) in first) == (which == "first")]
-
-
-def digest(train: list[Any], heldout: list[Any]) -> str:
-    """SHA-256 of the normalised rows, split included."""
-    text = json.dumps([[row.content for row in train], [row.content for row in heldout]], ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _row(number: int, stored: dict[str, Any]) -> Row:
-    return Row(number, stored["messages"], stored.get("notes", {}))
-
-
-def _pair(number: int, stored: dict[str, Any]) -> Pair:
-    chosen, rejected = (stored[side][-1]["content"] for side in ("chosen", "rejected"))
-    return Pair(number, stored["prompt"], chosen, rejected, stored.get("label", 1.0), stored.get("notes", {}))
-
-
-def _opening(row: Row | Pair | Prompt) -> str:
-    first = next(message["content"] for message in row.asked if message["role"] == "user")
-    return " ".join(first.casefold().split())
-
-
-def _stored(folder: Path) -> tuple[float, Dataset] | None:
-    """(when it was made, dataset); None if the folder is damaged or just being deleted."""
-    fields = ("name", "kind", "sha256", "train", "heldout", "source")
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        known = {field: meta[field] for field in fields}
-        return meta["created"], Dataset(id=folder.name, folder=folder, **known, origin=meta.get("origin"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _preset(folder: Path, kind: str) -> Dataset:
-    """A preset's dataset; it bears the folder's name, and pairs say besides that they are preferences."""
-    name = f"{folder.name}-preferences" if kind == "preference" else folder.name
-    draft = Dataset(name, name, kind, folder, "", 0, 0, "comes with the app")
-    train, heldout = draft.rows("train"), draft.rows("heldout")
-    return dataclasses.replace(draft, sha256=digest(train, heldout), train=len(train), heldout=len(heldout))
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for stale in root().glob(".data_*.part"):  # a crash left it
+        shutil.rmtree(stale)
+    data_id = f"data_{secrets.token_hex(6)}"
+    counted = {"sha256": digest(train, heldout), "train": len(train), "heldout": len(heldout)}
+    meta = {"id": data_id, "created": time.time(), **counted, **facts}
+    part = _part(data_id)
+    part.mkdir()
+    for split, rows in zip(SPLITS, (train, heldout), strict=True):
+        lines = [json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows]
+        (part / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+    for beside in BESIDE:
+        if like and (like / beside).exists():
+            shutil.copyfile(like / beside, part / beside)
+    for path in part.iterdir():
+        with path.open("rb+") as file:  # the rows are on the disk before their name is: no loss of power empties them
+            os.fsync(file.fileno())
+    part.rename(root() / data_id)
+    return find(data_id)

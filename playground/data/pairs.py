@@ -6,17 +6,37 @@ what the two sides share before it is the prompt.
 """
 
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from playground.data.records import is_chat, shown
-from playground.data.shapes import Message, Record, RowError, clean, is_turns, system_of, text_of, turns_of
+from playground.data.shapes import (
+    ROLES,
+    TRIMMED,
+    Message,
+    Reading,
+    Record,
+    RowError,
+    Shape,
+    clean,
+    is_blank,
+    is_turns,
+    mend,
+    number_of,
+    text_of,
+    turns_of,
+    with_system,
+)
 
 SIDES = ("chosen", "rejected")
+STRIPPED = "both answers repeat the prompt, which is cut off there"
 # HH-RLHF's turns; "Hum:" is a slip that its files repeat.
 TURN = re.compile(r"(?:^|\n\n)(Human|Hum|Assistant):[ \t]?")
+# The turns of HelpSteer's prompts, the first one the user's.
+STEERED = re.compile(r"\s*<extra_id_1>(User|Assistant)\n")
 
 
 @dataclass(frozen=True)
@@ -57,23 +77,31 @@ class Pair:
 
 def is_pair(record: Record) -> bool:
     """True for a record with both sides; whether they are filled is told row by row."""
-    return set(SIDES) <= set(record)
+    return record.keys() >= set(SIDES)
 
 
-def pair(number: int, record: Record) -> tuple[str, Pair]:
-    """(shape's name, pair) of one record, or RowError."""
-    if not is_pair(record):
-        raise RowError("no chosen and rejected answer among rows that are mostly preference pairs")
+def pair_shape(name: str, fits: Callable[[Record], bool], canonical: Callable[[Record, Reading], Record]) -> Shape:
+    """A shape whose records are brought to prompt, chosen and rejected, where pair() checks them."""
+
+    def convert(number: int, record: Record, reading: Reading) -> list[Pair]:
+        found = pair(number, canonical(record, reading))
+        if found.notes.get("margin", math.inf) < reading.min_margin:
+            raise RowError(f"the two answers' scores are nearer than {reading.min_margin:g}")
+        return [found]
+
+    return Shape(name, "preference", fits, convert)
+
+
+def pair(number: int, record: Record) -> Pair:
+    """The pair in a record of prompt, chosen and rejected, or RowError with the reason why it is none."""
     for side in SIDES:
-        if _is_blank(record[side]):
+        if is_blank(record.get(side)):
             raise RowError(f"'{side}' is empty")
     sides = {side: _opened(record[side]) for side in SIDES}
-    prompt = None if _is_blank(record.get("prompt")) else _opened(record["prompt"])
-    if all(isinstance(value, str) for value in sides.values()) and not any(map(_is_transcript, sides.values())):
-        shape, pieces = _from_texts(sides, prompt)
-    else:
-        shape, pieces = _from_conversations(sides, prompt)
-    asked, *answers = pieces
+    prompt = None if is_blank(record.get("prompt")) else _opened(record["prompt"])
+    plain = all(isinstance(value, str) and not is_transcript(value) for value in sides.values())
+    mended: list[str] = []
+    asked, *answers = (_from_texts if plain else _from_conversations)(sides, prompt, mended)
     if not asked:
         raise RowError("'prompt' holds no question")
     for side, answer in zip(SIDES, answers, strict=True):
@@ -81,12 +109,12 @@ def pair(number: int, record: Record) -> tuple[str, Pair]:
             raise RowError(f"the {side} answer is empty")
     if answers[0].strip() == answers[1].strip():
         raise RowError("both answers are the same")
-    own = asked[0]["role"] == "system" and asked[0]["content"].strip()
-    asked = asked if own else system_of(record) + asked
     # cleaned with their prompt: two assistant turns in a row are one answer
-    first, second = (clean([*asked, {"role": "assistant", "content": answer.strip()}]) for answer in answers)
-    label = _soft_label(record)
-    return shape, Pair(number, first[:-1], first[-1]["content"].strip(), second[-1]["content"].strip(), label)
+    asked = with_system(record, asked, mended)
+    talks = [clean([*asked, {"role": "assistant", "content": answer.strip()}], mended) for answer in answers]
+    chosen, rejected = (talk[-1]["content"].strip() for talk in talks)
+    notes = _margin(record) | ({"mended": mended} if mended else {})
+    return Pair(number, talks[0][:-1], chosen, rejected, _soft_label(record), notes)
 
 
 def _soft_label(record: Record) -> float:
@@ -99,21 +127,36 @@ def _soft_label(record: Record) -> float:
     own = set(record) <= {"prompt", *SIDES, "label", "notes"} and isinstance(record.get("prompt"), list)
     if value is None and own and isinstance(record.get("label"), float):
         value = record["label"]
-    if _is_blank(value):
-        return 1.0
-    try:
-        label = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1.0
-    except (ValueError, OverflowError):
-        label = -1.0
-    if not 0 <= label <= 1:
+    label = number_in(value, "the soft label")
+    if label is not None and not 0 <= label <= 1:
         raise RowError(f"the soft label is {shown(str(value))[:20]}, not a number from 0 to 1")
-    return label
+    return 1.0 if label is None else label
+
+
+def _margin(record: Record) -> dict[str, Any]:
+    """By how much the chosen answer is the better one, where the record or its notes say so."""
+    own = record.get("notes")
+    value = record.get("margin", own.get("margin") if isinstance(own, dict) else None)
+    margin = number_in(value, "the margin")
+    if margin is not None and margin < 0:
+        raise RowError("the margin is below 0: the rejected answer is rated higher than the chosen one")
+    return {} if margin is None else {"margin": margin}
+
+
+def number_in(value: Any, what: str) -> float | None:
+    """A number, also where a table holds it as text; None where the field is empty."""
+    if is_blank(value):
+        return None
+    number = None if isinstance(value, bool) else number_of(value)
+    if number is None:
+        raise RowError(f"{what} is '{shown(str(value))[:20]}', not a number")
+    return number
 
 
 Pieces = tuple[list[Message], str, str]
 
 
-def _from_texts(sides: dict[str, str], prompt: Any) -> tuple[str, Pieces]:
+def _from_texts(sides: dict[str, str], prompt: Any, mended: list[str]) -> Pieces:
     """Answers as plain texts, after a prompt of their own or with the prompt as their common beginning."""
     chosen, rejected = (text_of(sides[side], f"'{side}'") for side in SIDES)
     if prompt is None:
@@ -122,34 +165,35 @@ def _from_texts(sides: dict[str, str], prompt: Any) -> tuple[str, Pieces]:
         shared = chosen[: max(chosen.rfind(space, 0, same) for space in " \t\n") + 1]  # no word is cut in two
         if not shared.strip():
             raise RowError("no prompt, and the two answers have no common beginning that could be one")
-        return "implicit prompt", (_user(shared), chosen[len(shared) :], rejected[len(shared) :])
+        return _user(shared), chosen[len(shared) :], rejected[len(shared) :]
     before = prompt.strip() if isinstance(prompt, str) else ""
     if before and all(_repeats(text.lstrip(), before) for text in (chosen, rejected)):
         chosen, rejected = (text.lstrip()[len(before) :] for text in (chosen, rejected))
-    return "prompt, chosen, rejected", (conversation_of(prompt, "prompt"), chosen, rejected)
+        mend(mended, STRIPPED)
+    return conversation_of(prompt, "prompt"), chosen, rejected
 
 
-def _from_conversations(sides: dict[str, Any], prompt: Any) -> tuple[str, Pieces]:
+def _from_conversations(sides: dict[str, Any], prompt: Any, mended: list[str]) -> Pieces:
     """Whole conversations or transcripts, or lists that hold the answer alone."""
-    shape = "HH transcript" if any(map(_is_transcript, sides.values())) else "conversations"
     before = conversation_of(prompt, "prompt") if prompt is not None else []
-    split = [_split(conversation_of(value, side), side) for side, value in sides.items()]
+    split = [split_answer(conversation_of(value, side), side, mended) for side, value in sides.items()]
     (asked, chosen), (other, rejected) = split
     if asked != other:
         raise RowError("the two sides part ways before the last answer, so they answer different prompts")
     if not before:
         if not asked:
             raise RowError("no prompt: each side holds an answer alone")
-        return shape, (asked, chosen, rejected)
+        return asked, chosen, rejected
     if not _holds(asked, before, range(len(asked))):
         asked = before if _holds(before, asked, [len(before) - len(asked)]) else before + asked
-    return shape, (asked, chosen, rejected)
+    return asked, chosen, rejected
 
 
-def _split(messages: list[Message], side: str) -> tuple[list[Message], str]:
+def split_answer(messages: list[Message], side: str, mended: list[str] | None = None) -> tuple[list[Message], str]:
     """(what comes before the last answer, the last answer)."""
     while messages and messages[-1]["role"] != "assistant":
         messages = messages[:-1]
+        mend(mended, TRIMMED)
     if not messages:
         raise RowError(f"'{side}' holds no assistant answer")
     return messages[:-1], messages[-1]["content"]
@@ -162,20 +206,24 @@ def conversation_of(value: Any, field: str) -> list[Message]:
     if is_turns(value):
         return turns_of(value, field)
     text = text_of(value, f"'{field}'").lstrip()
-    if not _is_transcript(text):
+    if is_transcript(text):
+        pieces = TURN.split(text)[1:]  # role, text, role, text, …; what stands before the first role is no turn
+    elif field == "prompt" and STEERED.search(text):
+        pieces = ["User", *STEERED.split(text)]
+    else:
         role = "user" if field == "prompt" else "assistant"
         return [{"role": role, "content": text.strip()}]
-    pieces = TURN.split(text)[1:]  # role, text, role, text, …; what stands before the first role is no turn
-    roles = {"Human": "user", "Hum": "user", "Assistant": "assistant"}
     turns = [
-        {"role": roles[role], "content": said.strip()} for role, said in zip(pieces[::2], pieces[1::2], strict=True)
+        {"role": ROLES[role.lower()], "content": said.strip()}
+        for role, said in zip(pieces[::2], pieces[1::2], strict=True)
     ]
     if field == "prompt" and turns and turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()  # "…\n\nAssistant:" asks for the answer
     return turns
 
 
-def _is_transcript(value: Any) -> bool:
+def is_transcript(value: Any) -> bool:
+    """True for a text that begins with one of HH-RLHF's turns."""
     return isinstance(value, str) and TURN.match(value.lstrip()) is not None
 
 
@@ -200,10 +248,6 @@ def _opened(value: Any) -> Any:
             return value
         return found if is_chat(found) else value
     return value
-
-
-def _is_blank(value: Any) -> bool:
-    return value in (None, "", []) or (isinstance(value, str) and not value.strip())
 
 
 def _user(text: str) -> list[Message]:

@@ -6,23 +6,41 @@ column `prompt` or `question` is brought there; of its other columns, `id`, `top
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
-from playground.data.pairs import conversation_of, is_pair
-from playground.data.shapes import ROLES, Message, Record, RowError, clean, recognise, with_system
+from playground.data.conversations import ABOUT, TALKS, asked_of, joined, only_asks
+from playground.data.pairs import is_pair
+from playground.data.shapes import (
+    Message,
+    Reading,
+    Record,
+    RowError,
+    Shape,
+    clean,
+    column,
+    has,
+    is_blank,
+    mend,
+    with_system,
+)
 
-ASKS = ("prompt", "question")
-TALKS = ("messages", "conversations", "conversation")
+ASKS = ("prompt", "question", "query", "instruction", "problem")
 # Columns that hold an answer in public sets: whoever has them beside a prompt did not mean to drop them.
 # Case, spaces, underscores and numbers don't matter: best_answer, "Expected output", response_0.
 _ANSWER = re.compile(
     r"(?:best|correct|incorrect|right|wrong|final|full|expected|reference|target|gold|golden|ideal|model|human|chatgpt"
-    r"|assistant|generated)?(?:answer|response|output|completion|solution|reply|generation)(?:s|text|[abjk])?"
+    r"|assistant|generated|chosen|rejected|preferred|nonpreferred)?(?:answer|response|output|completion|solution|reply|generation)(?:s|text|[abjk])?"
     r"|(?:target|reference|generated)(?:s|text)?|gold|golden|ideal|expected|groundtruth|replies|summary|assistant"
-    r"|chosen|rejected"
+    r"|(?:chosen|rejected|preferred)(?:text|messages)?|candidates"
 )
 NOTED = ("id", "topic", "kind")
 MOST_NOTED = 60  # characters; a longer text in such a column is something else
+# HHH: "…\n\nOptions:\n (A) [[[…]]]\n (B) [[[…]]]"; only the question before them is asked.
+_OPTIONS = re.compile(r"\bOptions:\s*\(A\)\s*\[\[\[")
+
+NO_OPTIONS = "the options to choose from are left out, so that the question is answered freely"
+FIRST_ONLY = "only the first thing that the person says is kept"
 
 
 @dataclass(frozen=True)
@@ -50,44 +68,64 @@ class Prompt:
 
 def is_prompt(record: Record) -> bool:
     """True for a record that asks something and has no place for an answer."""
-    if is_pair(record) or _has_answer(record):
+    if is_pair(record) or answer_beside(record):
         return False
-    talk = next((record[name] for name in TALKS if name in record), None)
-    return any(name in record for name in ASKS) if talk is None else _only_asks(talk)
+    talk = _talk(record)
+    return only_asks(record[talk]) if talk else column(record, ASKS) is not None
 
 
-def _has_answer(record: Record) -> bool:
-    return any(_ANSWER.fullmatch(re.sub("[^a-z]", "", name.casefold())) for name in record)
+def _talk(record: Record) -> str | None:
+    return next((name for name in TALKS if not is_blank(record.get(name))), None)
 
 
-def _only_asks(turns: Any) -> bool:
-    """True for messages that end with the user and hold no assistant's."""
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        return False
-    roles = [ROLES.get(str(turn.get("role") or turn.get("from")).strip().lower()) for turn in turns]
-    return roles[-1] == "user" and {"assistant", None}.isdisjoint(roles)
+def answer_beside(record: Record) -> str | None:
+    """The column that seems to hold an answer."""
+    return _answer(tuple(record))
 
 
-def prompt(number: int, record: Record) -> tuple[str, Prompt]:
-    """(shape's name, prompt) of one record, or RowError."""
-    if not is_prompt(record):
-        if is_pair(record) or _has_answer(record) or recognise(record):
-            raise RowError("a row with an answer among rows that are mostly prompts without one")
-        raise RowError("no prompt or question among rows that are mostly prompts")
-    name = next(name for name in (*TALKS, *ASKS) if name in record)
-    asked = conversation_of(record[name], "prompt")
-    if not asked or asked[-1]["role"] != "user":
-        raise RowError(f"'{name}' does not end with the user, so there is nothing to answer")
-    stands_for_answer = {"role": "assistant", "content": "."}  # conversations are cleaned with their answer
-    messages = clean([*with_system(record, asked), stands_for_answer])[:-1]
-    shape = "messages without an answer" if name in TALKS else f"{name} without an answer"
-    return shape, Prompt(number, messages, _notes(record))
+@lru_cache(maxsize=64)  # the rows of a file have the same columns
+def _answer(names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if _ANSWER.fullmatch(re.sub("[^a-z]", "", name.casefold()))), None)
 
 
 def stored_prompt(number: int, record: Record) -> Prompt:
     """A prompt as the library stores it, or as the presets are written: its notes are columns."""
-    found = prompt(number, record)[1]
+    (found,) = _prompt(number, record)
     return replace(found, notes=record["notes"]) if "notes" in record else found
+
+
+def _prompt(number: int, record: Record, reading: Reading | None = None) -> list[Prompt]:
+    mended: list[str] = []
+    name = _talk(record) or column(record, ASKS) or "prompt"
+    about = [other for other in ABOUT if other in record]
+    value = joined(record, name, *about) if about and isinstance(record[name], str) else record[name]
+    return [_asked(number, record, asked_of(value, name, mended), name, mended)]
+
+
+def _attempt(number: int, record: Record, reading: Reading) -> list[Prompt]:
+    """The opening of a red-team attempt."""
+    mended: list[str] = []
+    turns = asked_of(record["transcript"], "transcript", mended)
+    if len(turns) > 1:
+        mend(mended, FIRST_ONLY)
+    return [_asked(number, record, turns[:1], "transcript", mended)]
+
+
+def _choice(number: int, record: Record, reading: Reading) -> list[Prompt]:
+    """The question of a choice between two answers."""
+    text = str(record["prompt"])
+    mended = [NO_OPTIONS]
+    asked = asked_of(text[: _OPTIONS.search(text).start()], "prompt", mended)  # type: ignore[union-attr] # it fits
+    return [_asked(number, record, asked, "prompt", mended)]
+
+
+def _asked(number: int, record: Record, asked: list[Message], name: str, mended: list[str]) -> Prompt:
+    """A prompt of these messages, cleaned as a conversation is."""
+    if not asked or asked[-1]["role"] != "user":
+        raise RowError(f"'{name}' does not end with the user, so there is nothing to answer")
+    stands_for_answer = {"role": "assistant", "content": "."}  # conversations are cleaned with their answer
+    messages = clean([*with_system(record, asked, mended), stands_for_answer], mended)[:-1]
+    return Prompt(number, messages, _notes(record) | ({"mended": mended} if mended else {}))
 
 
 def _notes(record: Record) -> dict[str, Any]:
@@ -96,3 +134,22 @@ def _notes(record: Record) -> dict[str, Any]:
     columns = own if isinstance(own, dict) else record
     found = {name: columns.get(name) for name in NOTED}
     return {name: text for name, text in found.items() if isinstance(text, str) and 0 < len(text) <= MOST_NOTED}
+
+
+def _is_choice(record: Record) -> bool:
+    return isinstance(record.get("prompt"), str) and _OPTIONS.search(record["prompt"]) is not None
+
+
+def _column_that_asks(name: str) -> Shape:
+    def fits(record: Record) -> bool:
+        return column(record, (name,)) is not None and is_prompt(record)
+
+    return Shape(f"{name}-only", "prompts", fits, _prompt)
+
+
+PROMPT_SHAPES = (
+    Shape("red-team attempts", "prompts", has("transcript", "min_harmlessness_score_transcript"), _attempt),
+    Shape("HHH evaluation", "prompts", lambda record: _is_choice(record) and is_prompt(record), _choice),
+    Shape("messages-only", "prompts", lambda record: bool(_talk(record)) and is_prompt(record), _prompt),
+    *map(_column_that_asks, ASKS),
+)

@@ -18,15 +18,22 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a stranger's file is accepted."""
+    """How much of a stranger's file is accepted: together, at most 300 MB of memory and 20 seconds."""
 
     file_bytes: int = 20_000_000
     rows: int = 50_000
     field_bytes: int = 32 * 1024
     depth: int = 20
     columns: int = 200
-    parquet_bytes: int = 256_000_000  # unpacked
+    unpacked_bytes: int = 160_000_000  # of Parquet and of a Hub dataset, whose rows are stored in less
     values: int = 1_000_000  # cells, list items and object fields; each costs up to 200 bytes of memory
+
+    def words(self) -> str:
+        """What a person should know before bringing a file."""
+        return (
+            f"at most {self.file_bytes // 1_000_000} MB, {self.rows:,} rows, {self.columns} columns, "
+            f"{self.field_bytes // 1024} KB a field and {self.depth} levels of nesting"
+        )
 
 
 LIMITS = Limits()
@@ -50,6 +57,12 @@ def cap(found: int, most: int, what: str) -> None:
     """DataError if there are more than `most` of something."""
     if found > most:
         raise DataError(f"more than {most:,} {what}, which is the limit; use a part of it")
+
+
+def amount(value: Any) -> int:
+    """How many values there are in this one: itself, and what it holds."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(amount, items))
 
 
 def has_objects(value: Any) -> bool:

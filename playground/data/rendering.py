@@ -6,6 +6,7 @@ torch. Text and ids equal transformers' `apply_chat_template` (tested).
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import jinja2.sandbox
 import tokenizers
 
 Message = dict[str, str]
+Pieces = list[tuple[str, bool]]  # a rendered text cut into (text, learned), in order
 
 # For a base that has no template: role lines in plain text, each turn closed by the eos token the model already knows.
 PLAYGROUND_TEMPLATE = (
@@ -48,6 +50,11 @@ class Encoded:
         return self.learned.index(True)
 
     @property
+    def end(self) -> int:
+        """Index behind the last learned token; 0 if none is."""
+        return max((i + 1 for i, learn in enumerate(self.learned) if learn), default=0)
+
+    @property
     def labels(self) -> list[int]:
         """ids where learned, else -100, as transformers' losses ask."""
         return [token if learn else -100 for token, learn in zip(self.ids, self.learned, strict=True)]
@@ -69,6 +76,8 @@ class Renderer:
         if not own and not self.tokenizer.encode("").ids:
             self.special["bos_token"] = ""  # this tokenizer puts no bos in front of text, so neither do we
         self._compiled = _compile(self.template)
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self._control = [token.content for token in added if token.special]
         self.ends = self._end_tokens(folder)
 
     @property
@@ -99,37 +108,69 @@ class Renderer:
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation up to where the assistant's next answer starts."""
-        ids: list[int] = []
-        for text, _ in self._pieces(messages, add_generation_prompt=True):
-            ids += self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return self.encode(messages, add_generation_prompt=True).ids
 
     def encode(self, messages: list[Message], add_generation_prompt: bool = False) -> Encoded:
-        """Tokens of a whole conversation; learned are the assistant's words and the token that ends each turn.
+        """Tokens of a whole conversation; learned are the assistant's words and the token that ends each turn."""
+        return self.tokenized([self.pieces(messages, add_generation_prompt)])[0]
+
+    def answer(self, prompt: list[Message], answer: str) -> Encoded:
+        """Tokens of one answer to a prompt, learned from its first token to the one that ends it."""
+        return self.tokenized(self.answer_pieces(prompt, [answer]))[0]
+
+    def tokenized(self, talks: Sequence[Pieces]) -> list[Encoded]:
+        """The tokens of rendered texts; those of many rows at once are made on all cores.
 
         Every piece is tokenized by itself: an answer starts on a token boundary here, as when the model writes it.
         """
-        ids, learned, texts = [], [], []
-        for text, learn in self._pieces(messages, add_generation_prompt):
-            encoding = self.tokenizer.encode(text, add_special_tokens=False)
-            ids += encoding.ids
-            learned += [learn] * len(encoding.ids)
-            texts += _token_texts(text, encoding.offsets)
-        return Encoded(ids, learned, texts)
+        unique = list(dict.fromkeys(text for pieces in talks for text, _ in pieces))
+        known = dict(zip(unique, self.tokenizer.encode_batch(unique, add_special_tokens=False), strict=True))
+        found = []
+        for pieces in talks:
+            ids, learned, texts = [], [], []
+            for text, learn in pieces:
+                ids += known[text].ids
+                learned += [learn] * len(known[text])
+                texts += _token_texts(text, known[text].offsets)
+            found.append(Encoded(ids, learned, texts))
+        return found
 
-    def answer(self, prompt: list[Message], answer: str) -> Encoded:
-        """Tokens of one answer to a prompt, learned from its first token to the one that ends it; nothing follows that.
+    def pieces(self, messages: list[Message], add_generation_prompt: bool = False) -> Pieces:
+        """A rendered conversation; learned are the assistant's words and the token that ends each turn."""
+        full = self.text(messages, add_generation_prompt)
+        pieces: Pieces = []
+        at = 0
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            last = i == len(messages) - 1 and not add_generation_prompt
+            start = self.text(messages[:i], add_generation_prompt=True)
+            end = full if last else self.text(messages[: i + 1])
+            if not end.startswith(start) or not full.startswith(end) or len(start) < at:
+                if last:
+                    raise RenderError("the chat template rewrites the answer, so its tokens can't be told apart")
+                continue  # templates that drop earlier reasoning: only the last answer is learned
+            stop = self._end_of_turn(end, len(start))
+            pieces += [(full[at : len(start)], False), (full[len(start) : stop], True)]
+            at = stop
+        pieces.append((full[at:], False))
+        return [(text, learn) for text, learn in pieces if text]
+
+    def answer_pieces(self, prompt: list[Message], answers: Sequence[str]) -> list[Pieces]:
+        """Each of several answers behind their prompt, learned from its beginning to its end; nothing follows that.
 
         Templates write a line break behind the end of a turn. A model that answers never does, so a score read there
         in training would be read elsewhere later.
         """
-        asked = self.prompt_ids(prompt)
-        whole = self.encode([*prompt, {"role": "assistant", "content": answer}])
-        end = max((i + 1 for i, learn in enumerate(whole.learned) if learn), default=0)
-        if whole.ids[: len(asked)] != asked or end <= len(asked):
-            raise RenderError("the chat template writes this prompt differently when an answer follows it")
-        learned = [i >= len(asked) for i in range(end)]
-        return Encoded(whole.ids[:end], learned, whole.texts[:end])
+        asked = [(text, False) for text, _ in self.pieces(prompt, add_generation_prompt=True)]
+        before, found = "".join(text for text, _ in asked), []
+        for answer in answers:
+            whole = self.text([*prompt, {"role": "assistant", "content": answer}])
+            said = whole[len(before) : self._end_of_turn(whole, len(before))]
+            if not whole.startswith(before) or not said:
+                raise RenderError("the chat template writes this prompt differently when an answer follows it")
+            found.append([*asked, (said, True)])
+        return found
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids without control tokens; an unfinished character at the end is held back."""
@@ -141,36 +182,7 @@ class Renderer:
 
     def control_tokens(self, text: str) -> list[str]:
         """Special tokens of this model that stand in a text as if someone had typed them."""
-        return [
-            token.content
-            for token in self.tokenizer.get_added_tokens_decoder().values()
-            if token.special and token.content in text
-        ]
-
-    def _pieces(self, messages: list[Message], add_generation_prompt: bool = False) -> list[tuple[str, bool]]:
-        """The rendered text cut into (text, learned), in order."""
-        full = self.text(messages, add_generation_prompt)
-        pieces: list[tuple[str, bool]] = []
-        at = 0
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            start, end = self._span(messages, i)
-            if start is None or end is None or not full.startswith(end) or len(start) < at:
-                if i == len(messages) - 1 and not add_generation_prompt:
-                    raise RenderError("the chat template rewrites the answer, so its tokens can't be told apart")
-                continue  # templates that drop earlier reasoning: only the last answer is learned
-            stop = self._end_of_turn(end, len(start))
-            pieces += [(full[at : len(start)], False), (full[len(start) : stop], True)]
-            at = stop
-        pieces.append((full[at:], False))
-        return [(text, learn) for text, learn in pieces if text]
-
-    def _span(self, messages: list[Message], i: int) -> tuple[str | None, str | None]:
-        """(text before answer i, text up to and with answer i), or None where the template changes what came before."""
-        start = self.text(messages[:i], add_generation_prompt=True)
-        end = self.text(messages[: i + 1])
-        return (start, end) if end.startswith(start) else (None, None)
+        return [token for token in self._control if token in text]
 
     def _end_of_turn(self, text: str, start: int) -> int:
         """Where the learned part that begins at `start` ends: behind its last end token, or with the text."""
@@ -230,7 +242,8 @@ def _token_texts(text: str, offsets: list[tuple[int, int]]) -> list[str]:
     texts, at = [], 0
     for _, end in offsets:
         texts.append(text[at:end])
-        at = max(at, end)
+        if end > at:
+            at = end
     if texts:
         texts[-1] += text[at:]
     return texts

@@ -1,25 +1,40 @@
-"""The row report: which rows of a file are kept, which are dropped and why."""
+"""The row report: kept, dropped and why, how long, what is cut. Made by the same code that prepares the rows for
+training.
+"""
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from playground.data.pairs import is_pair, pair
-from playground.data.prompts import is_prompt, prompt
 from playground.data.readers import RawRow
-from playground.data.shapes import Record, RowError, conversation
+from playground.data.recognise import GATHERINGS, KINDS, RANK_SHAPES, kinds_of, mapped, recognise, tidied, unknown
+from playground.data.shapes import Reading, RowError, Shape, converted
+from playground.data.thumbs import judged
 
-KINDS: dict[str, Callable[[int, Record], tuple[str, Any]]] = {
-    "sft": conversation,
-    "preference": pair,
-    "prompts": prompt,
-}  # kind of row → (number, record) → (shape's name, row)
+AS_IT_IS = Reading()
+MOST_TRIED = 200  # rows looked at for other ways to read the file
+WORDS = {
+    "sft": ("conversation", "conversations"),
+    "preference": ("preference pair", "preference pairs"),
+    "thumbs": ("answer with a thumb", "answers with a thumb"),
+    "prompts": ("prompt", "prompts"),
+}  # kind → one, several
+NEEDS = {
+    "sft": "messages, or prompt and completion, or instruction and output, or conversations",
+    "preference": "a prompt, a chosen and a rejected answer, or two whole conversations",
+    "thumbs": "a prompt, a completion and a label that says whether it is good",
+    "prompts": "a prompt or a question, or messages that end with the user",
+}
 
 
 @dataclass
 class Report:
-    """What became of every row of a file."""
+    """What became of every row of a file, read as rows of one kind.
+
+    others: kind → rows that are of another kind, which are neither kept nor dropped; found: (kind, shape) → rows;
+    offers: which choices of Reading matter for this file; scale: the lowest and highest rating, where that is one.
+    """
 
     kind: str
     shape: str
@@ -27,15 +42,28 @@ class Report:
     kept: list[Any] = field(default_factory=list)
     dropped: list[tuple[int, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    others: dict[str, int] = field(default_factory=dict)
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    offers: list[str] = field(default_factory=list)
+    scale: tuple[float, float] | None = None
+
+    @property
+    def guess(self) -> str:
+        """What the file seems to hold: "412 preference pairs in HH-RLHF shape and 30 conversations in alpaca shape"."""
+        parts = [f"{counted(kind, count)} in {shape} shape" for (kind, shape), count in self.found.most_common()]
+        return ", ".join(parts[:-1]) + (" and " if parts[:-1] else "") + parts[-1] if parts else "nothing known"
 
     def as_json(self) -> dict[str, Any]:
         """The report as the command line prints it."""
         return {
             "kind": self.kind,
             "shape": self.shape,
+            "guess": self.guess,
             "rows": self.rows,
             "kept": len(self.kept),
             "dropped": [{"row": row, "reason": reason} for row, reason in self.dropped],
+            "others": self.others,
+            "offers": self.offers,
             "notes": self.notes,
         }
 
@@ -48,19 +76,27 @@ class Report:
 
     def words(self) -> list[str]:
         """The report in sentences: what was kept, then the most frequent reasons for dropping with their rows."""
-        lines = [f"{len(self.kept)} of {self.rows} rows kept, recognised as {self.shape}."]
+        sources = len({row.row for row in self.kept})
+        made = f"; they make {counted(self.kind, len(self.kept))}" if len(self.kept) != sources else ""
+        lines = [f"{sources} of {self.rows} rows kept, recognised as {self.shape}{made}."]
         lines += [f"{len(rows)} dropped: {reason} (row {some(rows)})." for reason, rows in self.reasons()[:5]]
+        if self.others:
+            others = " and ".join(counted(kind, count) for kind, count in self.others.items())
+            lines.append(f"Not of this kind, and left for another dataset: {others}.")
         return lines + self.notes
 
     def refusal(self) -> str:
         """Why none of the rows can be used, and what to do."""
+        needs = f"Each row needs {NEEDS[self.kind]}."
+        if not self.dropped:
+            return f"No row can be used: the file holds {self.guess}, but no {WORDS[self.kind][1]}. {needs}"
         reason, rows = self.reasons()[0]
-        needs = {
-            "sft": "messages, or prompt and completion, or instruction and output, or conversations",
-            "preference": "a prompt, a chosen and a rejected answer, or two whole conversations",
-            "prompts": "a prompt or a question, or messages that end with the user",
-        }
-        return f"No row can be used: {reason} (row {some(rows)}). Each row needs {needs[self.kind]}."
+        return f"No row can be used: {reason} (row {some(rows)}). {needs}"
+
+
+def counted(kind: str, count: int) -> str:
+    """ "1 conversation", "412 preference pairs"."""
+    return f"{count:,} {WORDS[kind][count != 1]}"
 
 
 def some(rows: list[int]) -> str:
@@ -68,32 +104,110 @@ def some(rows: list[int]) -> str:
     return ", ".join(map(str, rows[:8])) + (" …" if len(rows) > 8 else "")
 
 
-def examine(raw: list[RawRow]) -> Report:
-    """Recognises and converts every row; exact repetitions are dropped after the first.
+def examine(raw: list[RawRow], reading: Reading = AS_IT_IS) -> Report:
+    """Recognises and converts every row of one kind, the one asked for or else the most frequent.
 
-    A file holds one kind of row, the one that most of its records are of.
+    Exact repetitions are dropped after the first; rows of other kinds are counted.
     """
+    recognised, draft = _recognised(raw, reading)
+    return _report(recognised, draft, reading)
+
+
+def examine_all(raw: list[RawRow], reading: Reading = AS_IT_IS) -> list[Report]:
+    """A report for every kind of rows in a file, the largest first."""
+    recognised, draft = _recognised(raw, reading)
+    return [_report(recognised, replace(draft, kind=kind), reading) for kind in [draft.kind, *_others(draft)]]
+
+
+Recognised = list[tuple[RawRow, Shape | None]]
+
+
+def _recognised(raw: list[RawRow], reading: Reading) -> tuple[Recognised, Report]:
+    """Every row with its shape, and a report that says as much as can be said before rows are converted."""
+    rows = tidied(mapped(raw, reading.columns))
+    for gathered in GATHERINGS:
+        rows = gathered(rows)
+    rows, notes, scale = judged(rows, reading)
+    if len(rows) != len(raw):
+        made = sum(item.value is not None for item in rows)
+        notes = [f"{len(raw):,} rows of the file belong together and make {made:,}.", *notes]
+    recognised = [(item, recognise(item.value, reading.kind) if item.value is not None else None) for item in rows]
+    if any(shape is None for _, shape in recognised):
+        names = {item.row: list(item.value or {}) for item in raw}  # as the file has them
+        recognised = [(item if shape else _unknown(item, names), shape) for item, shape in recognised]
+    found = Counter((shape.kind, shape.name) for _, shape in recognised if shape)
+    kinds = Counter(shape.kind for _, shape in recognised if shape)
+    kind = reading.kind or max(KINDS, key=lambda kind: kinds[kind])  # the first of them where there are as many
+    offers = _offers(recognised) + (["good_from"] if scale else [])
+    return recognised, Report(kind, "", len(rows), notes=notes, found=found, offers=offers, scale=scale)
+
+
+def _unknown(item: RawRow, names: dict[int, list[str]]) -> RawRow:
+    """A row that no shape fits, with the reason."""
+    reason = item.problem if item.value is None else unknown(item.value, names.get(item.row) or list(item.value))
+    return RawRow(item.row, None, reason)
+
+
+def _others(draft: Report) -> dict[str, int]:
+    """Kind → rows of it, for the kinds that a report is not about, the largest first."""
+    counts: Counter[str] = Counter()
+    for (kind, _), count in draft.found.items():
+        counts[kind] += count
+    return {kind: count for kind, count in counts.most_common() if kind != draft.kind}
+
+
+def _offers(recognised: Recognised) -> list[str]:
+    """The choices of Reading that the shapes of a file leave open."""
+    kinds = {shape.kind for _, shape in recognised if shape}
+    tried = [(item.value or {}, shape) for item, shape in recognised[:MOST_TRIED] if shape]
+    kinds = kinds.union(*(kinds_of(record) for record, _ in tried))
+    offers = ["kind"] if len(kinds) > 1 else []
+    if any(shape in RANK_SHAPES for _, shape in tried):
+        offers.append("pairs_by")
+    if any({"better_response_id", "safer_response_id"} <= record.keys() for record, _ in tried):
+        offers.append("better")
+    return offers
+
+
+def _report(recognised: Recognised, draft: Report, reading: Reading) -> Report:
+    """The draft with the rows of its kind converted."""
+    report = replace(draft, kept=[], dropped=[], notes=[*draft.notes], others=_others(draft))
     shapes: Counter[str] = Counter()
-    records = [item.value for item in raw if item.value is not None]
-    kinds = {"preference": is_pair, "prompts": is_prompt}
-    kind = next((kind for kind, fits in kinds.items() if sum(map(fits, records)) * 2 > len(records)), "sft")
-    report = Report(kind, "", len(raw))
-    seen: dict[str, int] = {}
-    for item in raw:
+    seen: set[bytes] = set()
+    for item, shape in recognised:
+        if shape and shape.kind != report.kind:
+            continue
         try:
-            if item.value is None:
+            if shape is None:
                 raise RowError(item.problem or "not readable")
-            name, row = KINDS[kind](item.row, item.value)
-            key = repr(row.content)
-            if key in seen:
+            fresh = {_digest(row.content): row for row in converted(shape, item.row, item.value or {}, reading)}
+            if seen.issuperset(fresh):
                 raise RowError("the same as an earlier row")
-            seen[key] = item.row
-            shapes[name] += 1
-            report.kept.append(row)
+            report.kept += [row for key, row in fresh.items() if key not in seen]
+            seen.update(fresh)
+            shapes[shape.name] += 1
         except RowError as error:
             report.dropped.append((item.row, str(error)))
     report.shape = " and ".join(name for name, _ in shapes.most_common()) or "unknown"
+    report.notes += _mended(report.kept)
     if 0 < len(report.kept) < 8:
-        rows = "1 row" if len(report.kept) == 1 else f"{len(report.kept)} rows"
-        report.notes.append(f"Only {rows}: enough to see a run work, too few to learn a manner.")
+        few = "1 row" if len(report.kept) == 1 else f"{len(report.kept)} rows"
+        report.notes.append(f"Only {few}: enough to see a run work, too few to learn a manner.")
     return report
+
+
+def _digest(content: Any) -> bytes:
+    """What tells one row from another, in 16 bytes: whole texts would fill the memory a second time."""
+    return hashlib.blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _mended(rows: list[Any]) -> list[str]:
+    """What was mended, and in which rows."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        for what in row.notes.get("mended", ()):
+            found.setdefault(what, []).append(row.row)
+    return [
+        f"In {len(which):,} {'row' if len(which) == 1 else 'rows'}, {what} (row {some(which)})."
+        for what, which in found.items()
+    ]

@@ -1,11 +1,13 @@
-"""Shapes of rows: recognised by content, converted to one normal form. One small function a shape, one table.
+"""What a row is, what a shape is, and the pieces from which shapes are made: texts, turns, roles, and their cleaning.
 
 The normal form of an SFT row is `{"messages": [{"role", "content"}, …]}` with roles system, user and assistant, the
-last one the assistant's. A row that can't be brought there raises RowError with the reason that the report shows.
+last one the assistant's. A row that can't be brought there raises RowError with the reason that the report shows; what
+was mended on the way is told in the row's notes.
 """
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +30,17 @@ ROLES = {
     "chatgpt": "assistant",
     "chatbot": "assistant",
 }
+TOOLS = {"tool", "function", "function_call", "function_response", "observation", "ipython"}
+TEXT_PARTS = ("text", "input_text", "output_text")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")  # columns of sets that show as well as tell
+SYSTEMS = ("system", "system_prompt")
 MOST_MESSAGES = 100  # rendering a conversation takes time with the square of its turns
+
+# What may be mended, as the report says it: "In 3 rows, …".
+TRIMMED = "the last question has no answer and is left out"
+OPENED = "the assistant speaks first; what it says before the first question is left out"
+MERGED = "neighbouring messages of one role are joined"
+TWO_SYSTEMS = "the conversation's own system message is kept, not the system column"
 
 
 class RowError(ValueError):
@@ -59,33 +71,87 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a file is read where its content leaves a choice; each default is the most common wish.
+
+    kind: of rows to take from a mixed file, or from a shape that offers several; "" leaves it to the content.
+    columns: field of the normal form → the column that holds it, where a person said so.
+    pairs_by: which answers of a ranking are paired: "best-worst", "adjacent" or "all".
+    min_margin: two answers whose scores are nearer than this make no pair.
+    better: what "better" means where a set knows two meanings: "helpful" or "safe".
+    good_from: ratings from here on are thumbs up; None takes the middle of the scale that the file shows.
+    """
+
+    kind: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    pairs_by: str = "best-worst"
+    min_margin: float = 0.0
+    better: str = "helpful"
+    good_from: float | None = None
+
+
+@dataclass(frozen=True)
 class Shape:
-    """A way in which people write rows down, known by its columns."""
+    """A way in which people write rows down, known by its content.
+
+    name: what a person reads: "412 preference pairs in {name} shape"; kind: of the rows it gives;
+    convert: (number in the file, record, how to read it) → rows, or RowError with the reason why there are none.
+    """
 
     name: str
-    columns: tuple[str, ...]
-    convert: Callable[[Record], list[Message]]
+    kind: str
+    fits: Callable[[Record], bool]
+    convert: Callable[[int, Record, Reading], list[Any]]
 
 
-def conversation(number: int, record: Record) -> tuple[str, Row]:
-    """(shape's name, row) of one record, or RowError."""
-    shape = recognise(record)
-    if shape is None:
-        if {"chosen", "rejected"} <= set(record):
-            raise RowError("a preference pair (chosen and rejected) among rows that are mostly conversations")
-        columns = ", ".join(shown(name)[:30] for name in list(record)[:6]) or "none"
-        raise RowError(f"no columns of a known shape (found: {columns})")
-    return shape.name, Row(number, clean(shape.convert(record)))
+def has(*names: str) -> Callable[[Record], bool]:
+    """The question whether a record has all of these columns."""
+    wanted = set(names)
+    return lambda record: wanted <= record.keys()
 
 
-def recognise(record: Record) -> Shape | None:
-    """The first shape in the table whose columns are filled, else the first whose columns are there at all."""
-    filled = {name for name, value in record.items() if value not in (None, "", [])}
-    found = (shape for names in (filled, set(record)) for shape in SFT_SHAPES if names.issuperset(shape.columns))
-    return next(found, None)
+def fitting(shapes: Iterable[Shape], record: Record) -> Shape | None:
+    """The first of these shapes that fits a record."""
+    return next((shape for shape in shapes if shape.fits(record)), None)
 
 
-def clean(messages: list[Message]) -> list[Message]:
+def converted(shape: Shape, number: int, record: Record, reading: Reading) -> list[Any]:
+    """The rows of a record, which is shown to its shape without the empty columns if the shape fits it so."""
+    full = filled(record)
+    return shape.convert(number, full if shape.fits(full) else record, reading)
+
+
+def filled(record: Record) -> Record:
+    """A record without its empty columns: a table of mixed rows has every column in every row."""
+    return {name: value for name, value in record.items() if not is_blank(value)}
+
+
+def is_blank(value: Any) -> bool:
+    """True for nothing, an empty list and a text of spaces."""
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, written as one or as a text."""
+    try:
+        number = float(value) if isinstance(value, str | int | float) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def column(record: Record, wanted: tuple[str, ...]) -> str | None:
+    """The first of these columns that a record has."""
+    return next((name for name in wanted if name in record), None)
+
+
+def mend(mended: list[str] | None, what: str) -> None:
+    """Keeps in mind what was mended, once."""
+    if mended is not None and what not in mended:
+        mended.append(what)
+
+
+def clean(messages: list[Message], mended: list[str] | None = None) -> list[Message]:
     """One system message in front at most, neighbours of one role merged, the last word the assistant's."""
     merged: list[Message] = []
     for message in messages:
@@ -94,13 +160,15 @@ def clean(messages: list[Message]) -> list[Message]:
                 continue  # many exports write one for every row, filled or not
             raise RowError(f"an empty {message['role']} message")
         if merged and merged[-1]["role"] == message["role"]:
-            merged[-1]["content"] += "\n\n" + message["content"]
+            merged[-1] = {**message, "content": merged[-1]["content"] + "\n\n" + message["content"]}
+            mend(mended, MERGED)
         else:
-            merged.append(dict(message))
+            merged.append(message)
     if any(message["role"] == "system" for message in merged[1:]):
         raise RowError("a system message in the middle of the conversation")
     while merged and merged[-1]["role"] != "assistant":
         merged.pop()  # a last question without an answer teaches nothing
+        mend(mended, TRIMMED)
     if len(merged) > MOST_MESSAGES:
         raise RowError(f"more than {MOST_MESSAGES} messages in one conversation")
     if not merged:
@@ -119,10 +187,10 @@ def text_of(value: Any, field: str) -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        if other := [part["type"] for part in value if part.get("type", "text") != "text"]:
+        if other := [part["type"] for part in value if part.get("type", "text") not in TEXT_PARTS]:
             kind = shown(other[0])[:30] if isinstance(other[0], str) else "unknown"
             raise RowError(f"{field} holds {kind} content; only text is trained here")
-        texts = [_first(part, "text", "value") for part in value]
+        texts = [first(part, "text", "value") for part in value]
         if not any(isinstance(text, list) for text in texts):  # a hostile row nests parts until the stack ends
             return "\n".join(text_of(text, field) for text in texts)
     raise RowError(f"{field} is not text but {KINDS[type(value)]}")
@@ -145,14 +213,24 @@ def turns_of(value: Any, field: str) -> list[Message]:
     return messages
 
 
-def _message(turn: Record) -> dict[str, str]:
-    said = _first(turn, "role", "from")
-    role = said.strip().lower() if isinstance(said, str) else ""
+def _message(turn: Record) -> Message:
+    role = role_of(first(turn, "role", "from"))
+    content = text_of(first(turn, "content", "value"), "a message")
+    if turn.get("tool_calls") and not content.strip():
+        raise RowError("a message only calls a tool; conversations with tools are not trained here")
+    return {"role": role, "content": content}
+
+
+def role_of(name: Any) -> str:
+    """system, user or assistant, whatever a file calls them."""
+    role = name.strip().lower() if isinstance(name, str) else ""
     if not role:
         raise RowError("a message has no role")
+    if role in TOOLS:
+        raise RowError(f"a message has the role '{role}'; conversations with tools are not trained here")
     if role not in ROLES:
         raise RowError(f"a message has the unknown role '{shown(role)[:30]}'")
-    return {"role": ROLES[role], "content": text_of(_first(turn, "content", "value"), "a message")}
+    return ROLES[role]
 
 
 def _exchange(turn: Record) -> list[Message]:
@@ -160,19 +238,16 @@ def _exchange(turn: Record) -> list[Message]:
     return [{"role": ROLES[name], "content": text_of(turn[name], "a message")} for name in ("human", "assistant")]
 
 
-def _first(record: Record, *names: str) -> Any:
+def first(record: Record, *names: str) -> Any:
     """The value of the first of these fields that is there and not null."""
     return next((record[name] for name in names if record.get(name) is not None), None)
 
 
 def system_of(record: Record) -> list[Message]:
     """The system column as a message, if it says anything."""
-    text = text_of(record.get("system"), "'system'").strip()
+    name = next((name for name in SYSTEMS if record.get(name) is not None), "system")
+    text = text_of(record.get(name), f"'{name}'").strip()
     return [{"role": "system", "content": text}] if text else []
-
-
-def _pair(prompt: str, answer: str) -> list[Message]:
-    return [{"role": "user", "content": prompt.strip()}, {"role": "assistant", "content": answer.strip()}]
 
 
 def is_turns(value: Any) -> bool:
@@ -180,43 +255,11 @@ def is_turns(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
-def with_system(record: Record, messages: list[Message]) -> list[Message]:
+def with_system(record: Record, messages: list[Message], mended: list[str] | None = None) -> list[Message]:
     """A conversation's own system message wins over the column."""
-    own = messages[0]["role"] == "system" and messages[0]["content"].strip()
-    return messages if own else system_of(record) + messages
-
-
-def _from_turns(field: str) -> Callable[[Record], list[Message]]:
-    return lambda record: with_system(record, turns_of(record[field], field))
-
-
-def _from_prompt_completion(record: Record) -> list[Message]:
-    prompt, completion = record["prompt"], _first(record, "completion", "answer", "response")
-    if not is_turns(prompt) and not is_turns(completion):
-        return system_of(record) + _pair(text_of(prompt, "'prompt'"), text_of(completion, "'completion'"))
-    before, after = (
-        turns_of(value, field) if is_turns(value) else [{"role": role, "content": text_of(value, f"'{field}'").strip()}]
-        for value, field, role in ((prompt, "prompt", "user"), (completion, "completion", "assistant"))
-    )
-    repeated = after[: len(before)] == before  # some sets write the whole conversation as the completion
-    return with_system(record, after if repeated else before + after)
-
-
-def _from_alpaca(record: Record) -> list[Message]:
-    asked = text_of(record["instruction"], "'instruction'") + "\n" + text_of(record.get("input"), "'input'")
-    history = record.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise RowError("'history' is not a list of [question, answer] pairs")
-    earlier = [message for pair in history for message in _pair(*(text_of(text, "'history'") for text in pair))]
-    return system_of(record) + earlier + _pair(asked, text_of(record["output"], "'output'"))
-
-
-SFT_SHAPES = (
-    Shape("messages", ("messages",), _from_turns("messages")),
-    Shape("sharegpt", ("conversations",), _from_turns("conversations")),
-    Shape("sharegpt", ("conversation",), _from_turns("conversation")),
-    Shape("prompt-completion", ("prompt", "completion"), _from_prompt_completion),
-    Shape("prompt-answer", ("prompt", "answer"), _from_prompt_completion),
-    Shape("prompt-response", ("prompt", "response"), _from_prompt_completion),
-    Shape("alpaca", ("instruction", "output"), _from_alpaca),
-)
+    column = system_of(record)
+    if not (messages and messages[0]["role"] == "system" and messages[0]["content"].strip()):
+        return column + messages
+    if column and column[0]["content"] != messages[0]["content"].strip():
+        mend(mended, TWO_SYSTEMS)
+    return messages

@@ -1,12 +1,15 @@
 """What a run was asked to work on, found again and proven to be the same."""
 
+import contextlib
 import hashlib
+from typing import Any
 
 from playground.data import library
 from playground.data.library import Dataset
+from playground.data.readers import DataError
 from playground.models import catalog
 from playground.models.catalog import Base
-from playground.runs.run import Run
+from playground.runs.run import ACTIVE, Run, RunError, list_runs
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -79,9 +82,51 @@ def weights_sha256(run: Run) -> str:
 
 def dataset_of(run: Run) -> Dataset:
     """The run's dataset; StageError if its rows are not the ones that were asked for."""
-    request = run.request
+    asked = run.request["dataset"]
     run.update(phase="reading the data")
-    dataset = library.find(request["dataset"]["id"])
-    if dataset.sha256 != request["dataset"]["sha256"]:
+    try:
+        dataset = library.find(asked["id"])
+    except DataError:
+        raise StageError(f"{asked['name']}, which this run needs, has been deleted; start a new run.") from None
+    if dataset.sha256 != asked["sha256"]:
         raise StageError(f"The dataset {dataset.name} has changed since this run was asked for; start a new run.")
     return dataset
+
+
+def known_dataset(dataset: Dataset) -> dict[str, Any]:
+    """How a request names the dataset that it needs."""
+    return {
+        "id": dataset.id,
+        "name": dataset.name,
+        "version": dataset.version,
+        "sha256": dataset.sha256,
+        "rows": [dataset.train, dataset.heldout],
+        "origin": dataset.origin,
+    }
+
+
+def uses() -> dict[tuple[str, str], list[Run]]:
+    """(id, sha256) of every dataset that a run was asked to work on → those runs, oldest first."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in list_runs():
+        with contextlib.suppress(RunError):  # being deleted just now
+            asked = run.request["dataset"]
+            found.setdefault((asked["id"], asked["sha256"]), []).append(run)
+    return found
+
+
+def used_by(dataset: Dataset) -> list[Run]:
+    """The runs that were asked to work on this very version, oldest first."""
+    return uses().get((dataset.id, dataset.sha256), [])
+
+
+def delete_datasets(which: list[Dataset]) -> None:
+    """Removes these versions from the library, all or none; DataError while a run needs one or may go on with it."""
+    for dataset in which:
+        for run in used_by(dataset):
+            state = run.status().state
+            if state in ACTIVE:
+                raise DataError(f"{run.name} is {state} and needs {dataset.label}; stop and delete that run first.")
+            if state != "finished":
+                raise DataError(f"{run.name} ({state}) may go on with {dataset.label}; delete that run first.")
+    library.delete(*which)

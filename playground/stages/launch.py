@@ -17,7 +17,7 @@ from playground.data.tokens import measure
 from playground.models.catalog import Base
 from playground.runs import queue, run
 from playground.settings import SettingError, Settings
-from playground.stages.inputs import WEIGHTS, known_weights
+from playground.stages.inputs import WEIGHTS, known_dataset, known_weights
 from playground.stages.judgement import read_scores
 
 STAGES = ("sft", "reward", "ppo", "dpo")
@@ -147,11 +147,5 @@ def checked(
     return {
         "parent": known_weights(parent),
         **kept,
-        "dataset": {
-            "id": dataset.id,
-            "name": dataset.name,
-            "sha256": dataset.sha256,
-            "rows": [dataset.train, dataset.heldout],
-            "origin": dataset.origin,
-        },
+        "dataset": known_dataset(dataset),
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from playground import settings as plain
-from playground.data import library
+from playground.data import splits
 from playground.data.library import Dataset
 from playground.data.rendering import Renderer
 from playground.data.tokens import EncodedPair, training_pairs
@@ -165,7 +165,7 @@ def pair_rows(dataset: Dataset, settings: PairSettings, renderer: Renderer) -> t
 
     Training pairs that the run will not reach are dropped, held-out ones are sorted by length.
     """
-    asked = library.half(dataset.rows("train"), settings.half)
+    asked = splits.half(dataset.rows("train"), settings.half)
     train = training_pairs(asked, renderer, settings.max_length)
     if not train:
         raise StageError(f"No pair has both sides within {settings.max_length} tokens; raise the longest pair.")

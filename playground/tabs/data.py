@@ -1,25 +1,32 @@
-"""The Data tab: bring rows, see what becomes of each and which tokens are learned, keep them under a name."""
+"""The Data tab: bring rows, see what becomes of each and which tokens are learned, mend them, keep them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from playground.data import library
-from playground.data.readers import LIMITS, read_file, read_text
-from playground.data.report import examine
-from playground.models import catalog
 from playground.models.catalog import EMBEDDED
-from playground.runs.run import list_runs
-from playground.tabs import html
-from playground.tabs.rows import PAGE, Looked, preview_html, views
+from playground.tabs import columns, looking, readings, row_editor, row_report, shelf, sources, talking
+from playground.tabs.looking import Desk, Looked
+from playground.tabs.parts import Parts, Values
+from playground.tabs.row_editor import HOW, LOOKS, in_view
 
-INTRO = f"""Bring **conversations** that show the manner you want, for fine-tuning: `messages`, `prompt` and
-`completion`, Alpaca (`instruction`, `output`) or ShareGPT (`conversations`). Or bring **preference pairs**, for the
-reward model and DPO: `prompt`, `chosen` and `rejected`, two whole conversations, or transcripts as HH-RLHF has them.
-Or bring **prompts** alone, for PPO and a constitution: `prompt` or `question`, or `messages` that end with the user.
-JSONL, JSON, CSV, TSV or Parquet, at most {LIMITS.file_bytes // 1_000_000} MB and {LIMITS.rows:,} rows."""
+INTRO = """Bring **conversations** that show the manner you want, for fine-tuning; **preference pairs**, for the reward
+model and DPO; or **prompts** alone, for PPO and a constitution. Their shape is recognised by what is in them, and the
+report says what becomes of every row before anything trains on it."""
+COLUMNS_INTRO = "The first rows. Are columns named in another way? Say in the header what each one holds."
+NEXT = {
+    "sft": "Fine-tune",
+    "preference": "Reward model or the DPO",
+    "prompts": "Constitution",
+    "thumbs": "PPO",
+}
+REPORT = ["report", "dropped_rows", "dropped", "charts"]
+READINGS = ["readings", *readings.NAMES]
+SHOWN = [*LOOKS, "query", "show", *REPORT, *READINGS, "columns_box", "columns", "name", "keeping", "stored", "version"]
 
 
 @dataclass
@@ -32,143 +39,241 @@ class DataTab:
 
 def build() -> DataTab:
     """Lays out the tab and wires it."""
+    made = Parts(desk=gr.State(None, time_to_live=3600))
     gr.Markdown(INTRO)
-    looked = gr.State(None, time_to_live=3600)
+    with gr.Tabs():
+        with gr.Tab("Upload"):
+            made |= sources.file_parts()
+        with gr.Tab("Paste"):
+            made |= sources.paste_parts()
+        with gr.Tab("Hub"):
+            made |= sources.hub_parts()
+        with gr.Tab("Library") as made["library_tab"]:
+            made |= shelf.parts()
+    made |= _report_parts()
+    made |= row_editor.parts()
+    row_editor.wire(made)
+    shelf.wire(made)
+    _wire(made)
+    opening = {"fn": made.by_name(first_look), "inputs": [made["limit"], made["ref"]]}
+    return DataTab(made["stored"], {**opening, "outputs": [made[name] for name in SHOWN]})
+
+
+def _report_parts() -> Parts:
+    """What the rows are, what became of them, and keeping them."""
+    made = Parts()
     with gr.Row():
-        with gr.Column(scale=2, min_width=320):
-            upload, pasted, check, stored, delete = _sources()
         with gr.Column(scale=3, min_width=320):
-            report, name, save, dropped = _report()
-    first, limit, ref, lengths, preview = _rows()
-
-    shown = [report, dropped, first, lengths, preview]
-    fresh = [looked, name, *shown]
-    how = [limit, ref]
-    private: dict[str, Any] = {"api_visibility": "private"}
-    latest: dict[str, Any] = {**private, "trigger_mode": "always_last"}
-    upload.upload(_open_file, [upload, *how], fresh, **private)
-    check.click(_open_text, [pasted, *how], fresh, **private)
-    stored.input(_open_stored, [stored, *how], fresh, **private)
-    first.input(preview_html, [looked, first, *how], preview, **latest)
-    limit.input(views, [looked, *how], shown, **latest)
-    ref.change(views, [looked, *how], shown, **latest)
-    save.click(_save, [looked, name], stored, **private)
-    delete.click(_delete, stored, stored, **private)
-    opening = {"fn": _first_look, "inputs": how, "outputs": [stored, *fresh]}
-    return DataTab(stored, opening)
+            made["report"] = talking.element(elem_id="data-report")
+            made |= readings.parts()
+        with gr.Column(scale=2, min_width=320):
+            with gr.Column(visible=False) as made["keeping"]:
+                info = "A name to find it by."
+                made["name"] = gr.Textbox(label="Keep it as", info=info, max_length=60)
+                made["keep"] = gr.Button("Keep this dataset", variant="primary")
+                made["report_file"] = gr.Button("Download what became of every row (CSV)", size="sm")
+            made |= row_report.parts()
+    with gr.Accordion("Columns", open=False, visible=False) as made["columns_box"]:
+        gr.Markdown(COLUMNS_INTRO)
+        made["columns"] = talking.element(elem_id="data-columns")
+    with gr.Accordion("Dropped rows", open=False, visible=False) as made["dropped"]:
+        made["dropped_rows"] = gr.HTML(padding=False, elem_classes="pg-tall")
+    return made
 
 
-def _sources() -> tuple[gr.File, gr.Textbox, gr.Button, gr.Dropdown, gr.Button]:
-    """Where rows come from: a file, pasted text, the library."""
-    types = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"]
-    upload = gr.File(label="Upload a file", file_types=types, height=140)
-    pasted = gr.Textbox(label="Or paste rows", info="JSONL, JSON, CSV or TSV.", lines=4, max_lines=8)
-    check = gr.Button("Check the pasted rows", size="sm")
-    stored = gr.Dropdown(
-        choices(), value=None, label="Or look at a stored dataset", info="What is kept is listed here."
+def _wire(made: Parts) -> None:
+    """Every way in ends with the same views of what came."""
+    busy = {"show_progress_on": made["report"]}
+    made.on(made["upload"].upload, open_file, ["upload", *HOW], [*SHOWN, "upload"], **busy)
+    made.on(made["check"].click, open_text, ["pasted", *HOW], SHOWN, **busy)
+    hub_shown = ["hub_found", "subset", "split", "hub_splits", "hub_status"]
+    made.on(made["look_up"].click, sources.look_up, ["hub_id"], hub_shown, **sources.QUEUE)
+    made.on(made["subset"].input, sources.splits_of, ["hub_splits", "subset"], ["split"], show_progress="hidden")
+    asked = ["hub_id", "subset", "split", "most"]
+    reading = made.on(made["fetch"].click, open_hub, [*asked, *HOW], [*SHOWN, "hub_status"], **sources.QUEUE)
+    made.on(made["stop"].click, sources.stopped, [], ["hub_status"], cancels=[reading])
+    made.on(made["stored"].input, open_stored, ["stored", *HOW], SHOWN, **busy)
+    made.on(made["version"].input, open_stored, ["version", *HOW], SHOWN, **busy)
+    made.on(made["library"].click, open_named, HOW, SHOWN, **busy)
+    made.on(
+        made["library_tab"].select, lambda: {"library": shelf.library_html()}, [], ["library"], show_progress="hidden"
     )
-    delete = gr.Button("Delete this dataset", size="sm", variant="stop")
-    return upload, pasted, check, stored, delete
-
-
-def _report() -> tuple[gr.HTML, gr.Textbox, gr.Button, gr.Dataframe]:
-    """What became of the rows, and keeping them."""
-    empty = html.tag("p", "Nothing to show yet: upload a file, paste rows or pick a stored dataset.", "pg-note")
-    report = gr.HTML(empty, padding=False)
-    with gr.Row():
-        name = gr.Textbox(label="Keep it as", info="A name to find it by.", max_length=60, scale=3)
-        save = gr.Button("Keep this dataset", variant="primary", scale=1)
-    head, types = ["Row", "Why it was dropped"], ["number", "str"]
-    dropped = gr.Dataframe(headers=head, datatype=types, label="Dropped rows", visible=False, max_height=240)
-    return report, name, save, dropped
-
-
-def _rows() -> tuple[gr.Slider, gr.Slider, gr.Dropdown, gr.BarPlot, gr.HTML]:
-    """The rows as chat and as tokens, and how to look at them."""
-    gr.Markdown(
-        "## What the model will see and what it learns\n"
-        "Coloured and underlined tokens are learned; grey ones are only read. Of a pair, the chosen answer is green "
-        "and the rejected one red: it is learned from, too."
+    renamed = ["stored", "library", "rename", *REPORT]
+    for event in (made["rename"].submit, made["renames"].click):
+        made.on(event, rename, ["stored", "rename", *HOW], renamed, show_progress="hidden")
+    for name in readings.NAMES:
+        made.on(made[name].input, read_as, [*HOW, *readings.NAMES], SHOWN, trigger_mode="always_last", **busy)
+    every: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple"}
+    made.on(made["columns"].input, map_columns, HOW, SHOWN, **every)
+    made.on(made["report"].click, follow, HOW, SHOWN, **every)
+    made.on(made["limit"].input, views, HOW, SHOWN, trigger_mode="always_last", **busy)
+    made.on(made["ref"].change, views, HOW, SHOWN, trigger_mode="always_last", **busy)
+    made.on(made["keep"].click, keep, ["desk", "name", "limit", "ref"], [*SHOWN, "library"])
+    made.on(made["revise"].click, revise, HOW, [*SHOWN, "library"])
+    made.on(made["report_file"].click, row_report.download, HOW, ["file"], show_progress="hidden").then(
+        None, None, None, js=shelf.SAVE, api_visibility="private"
     )
-    with gr.Row():
-        first = gr.Slider(1, 2, value=1, step=1, label="First row shown", info=f"{PAGE} rows at a time.")
-        info = "Tokens; longer conversations are cut and longer pairs left out, here as in training."
-        limit = gr.Slider(16, 4096, value=512, step=16, label="Longest row", info=info)
-        info = "The model you will train; each has its own template and tokens."
-        ref = gr.Dropdown(catalog.choices(), value=EMBEDDED, allow_custom_value=True, label="Tokens of", info=info)
-    axes = {"x": "tokens", "y": "rows", "x_title": "Tokens a row", "y_title": "Rows"}
-    lengths = gr.BarPlot(**axes, x_bin=10, y_aggregate="sum", height=180, label="Lengths")
-    return first, limit, ref, lengths, gr.HTML(padding=False)
 
 
-def choices() -> list[tuple[str, str]]:
-    """(label, id) of every dataset."""
-    what = {"sft": "rows", "preference": "pairs", "prompts": "prompts"}
-    return [(f"{d.name} ({d.train} + {d.heldout} {what[d.kind]})", d.id) for d in library.datasets()]
+def shown(desk: Desk, limit: int, ref: str, fresh: bool = True) -> Values:
+    """Everything that the page shows of what is in view."""
+    looked = desk.looked
+    rows = row_editor.fresh_values if fresh else row_editor.rows_values
+    values = {**row_report.report_values(desk, limit, ref), **rows(desk, limit, ref), **readings.values(looked)}
+    if looked is None:
+        return values
+    values |= shelf.open_values(looked.dataset) if fresh else {}
+    report, mapping = looked.report, looked.reading.columns
+    recognised = bool(report and report.kept)
+    header = columns.table_html(looked.raw, mapping, recognised) if report else ""
+    doubtful = not recognised or bool(mapping) or columns.overlooked(looked)
+    values["columns_box"] = gr.Accordion(visible=bool(header), open=doubtful)
+    values["columns"] = talking.keyed([header], looked.file)
+    values["keeping"] = gr.Row(visible=bool(report))
+    return values
 
 
-def _open_file(path: str | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
+def views(desk: Desk | None, limit: int, ref: str) -> Values:
+    """The same rows under another limit or another model's tokens."""
+    return shown(desk or Desk(), limit, ref, fresh=False)
+
+
+def brought(desk: Desk | None, looked: Looked, limit: int, ref: str, name: str = "") -> Values:
+    """Puts new rows on the desk; name: what to keep them as, unless a person says otherwise."""
+    desk = desk or Desk()
+    for title in desk.open(looked):
+        gr.Warning(f"Changes of {title} were waiting longest and are gone: two things can wait at a time.")
+    return {**shown(desk, limit, ref), "name": name}
+
+
+def open_file(path: str | None, desk: Desk | None, limit: int, ref: str = EMBEDDED) -> Values:
+    """An upload."""
     if not path:
-        return [gr.skip()] * 7
-    file = Path(path)
-    try:
-        report = examine(read_file(file, file.name))
-    except ValueError as error:
-        raise gr.Error(str(error), duration=None) from error
-    finally:
-        file.unlink(missing_ok=True)  # uploads stay no longer than they are needed
-    return _opened(Looked(file.name, report.kept, report), file.stem, limit, ref)
+        return {}
+    title, raw = sources.of_file(path)
+    name = Path(title.removesuffix(".gz")).stem
+    return {**brought(desk, looking.of_file(title, raw), limit, ref, name), "upload": None}
 
 
-def _open_text(text: str, limit: int, ref: str = EMBEDDED) -> list[Any]:
-    try:
-        report = examine(read_text(text))
-    except ValueError as error:
-        raise gr.Error(str(error), duration=None) from error
-    return _opened(Looked("pasted text", report.kept, report), "pasted", limit, ref)
+def open_text(text: str, desk: Desk | None, limit: int, ref: str = EMBEDDED) -> Values:
+    """Pasted rows."""
+    return brought(desk, looking.of_file(*sources.of_text(text or "")), limit, ref, "pasted")
 
 
-def _open_stored(data_id: str | None, limit: int, ref: str = EMBEDDED) -> list[Any]:
+def open_hub(
+    dataset_id: str, subset: str, split: str, most: float, desk: Desk | None, limit: int, ref: str
+) -> Iterator[Values]:
+    """Rows of the Hub, with how many there are so far while they come."""
+    for found in sources.of_hub(dataset_id or "", subset or "", split or "", most):
+        if isinstance(found, dict):
+            yield found
+        else:
+            name = f"{dataset_id.strip().split('/')[-1]}-{split}"
+            title = f"{dataset_id.strip()}, {subset}, {split}"
+            yield brought(desk, looking.of_file(title, found), limit, ref, name)
+
+
+def open_stored(data_id: str | None, desk: Desk | None, limit: int, ref: str = EMBEDDED) -> Values:
+    """A version of a stored dataset, with the changes that a person left in it."""
     if not data_id:
-        return [gr.skip()] * 7
-    try:
-        dataset = library.find(data_id)
-    except ValueError as error:  # deleted on another page
-        raise gr.Error(str(error)) from error
-    return _opened(Looked(dataset.name, dataset.rows("train")), "", limit, ref)
+        return {}
+    desk, dataset = desk or Desk(), shelf.chosen(data_id)
+    if waiting := desk.waiting(dataset):
+        desk.back(waiting)
+        return shown(desk, limit, ref)
+    return brought(desk, looking.of_dataset(dataset), limit, ref)
 
 
-def _first_look(limit: int, ref: str) -> list[Any]:
+def open_named(desk: Desk | None, limit: int, ref: str, event: gr.EventData) -> Values:
+    """A dataset whose name was pressed in the table."""
+    act, _, data_id = talking.heard(event, shelf.KEY).get("act", "").partition(" ")
+    return open_stored(data_id, desk, limit, ref) if act == "open" else {}
+
+
+def first_look(limit: int, ref: str) -> Values:
     """A fresh page shows the first dataset of the library, so that there is something to understand at once."""
     first = library.datasets()[0].id
-    return [gr.Dropdown(choices=choices(), value=first), *_open_stored(first, limit, ref)]
+    return open_stored(first, None, limit, ref)
 
 
-def _opened(looked: Looked, name: str, limit: int, ref: str) -> list[Any]:
-    """Values for [looked, name, *views]."""
-    return [looked, name, *views(looked, limit, ref)]
+def read_as(desk: Desk | None, limit: int, ref: str, *said: Any) -> Values:
+    """The same file, read as a person asks."""
+    looked = in_view(desk)
+    return _read_anew(desk or Desk(), readings.chosen(looked, dict(zip(readings.NAMES, said, strict=True))), limit, ref)
 
 
-def _save(looked: Looked | None, name: str) -> Any:
-    if looked is None or looked.report is None:
-        raise gr.Error("There is nothing new to keep: upload a file or paste rows first.")
+def map_columns(desk: Desk | None, limit: int, ref: str, event: gr.EventData) -> Values:
+    """The same file with other columns, as the header of its table says."""
+    looked = in_view(desk)
+    said = talking.heard(event, looked.file)
+    if not said:
+        return {}
+    mapping = columns.chosen(columns.names(looked.raw), looked.reading.columns, said["changed"], said["values"])
+    # What the columns hold decides what kind of rows they are.
+    return _read_anew(desk or Desk(), replace(looked.reading, columns=mapping, kind=""), limit, ref)
+
+
+def _read_anew(desk: Desk, reading: Any, limit: int, ref: str) -> Values:
+    looked = in_view(desk)
+    if looked.report is None:
+        return {}
+    desk.looked, gone = looking.read_anew(looked, reading)
+    if gone:
+        gr.Warning(f"{gone} changed rows are other rows now, so what you changed in them is gone.")
+    return shown(desk, limit, ref)
+
+
+def follow(desk: Desk | None, limit: int, ref: str, event: gr.EventData) -> Values:
+    """A link in the report: to a row, or back to what waits."""
+    looked = in_view(desk)
+    said, desk = talking.heard(event, looked.key), desk or Desk()
+    act, _, key = said.get("act", "").partition(" ")
+    waiting = next((found for found in desk.aside if found.key == key), None)
+    if act == "back" and waiting:
+        desk.back(waiting)
+        return shown(desk, limit, ref)
+    if act == "balance":
+        return row_editor.balance(desk, limit, ref)
+    return row_editor.jump(desk, said.get("row", ""), limit, ref) if act == "look" else {}
+
+
+def keep(desk: Desk | None, name: str, limit: int, ref: str) -> Values:
+    """Stores a file's rows as they are now."""
+    looked = in_view(desk)
+    if looked.report is None:
+        raise gr.Error("This is stored already; what you change in it becomes a new version.")
     try:
-        made = library.store(looked.report, name.strip() or Path(looked.title).stem, looked.title)
+        dataset = library.store(looking.as_report(looked), (name or "").strip() or looked.title, looked.title)
     except ValueError as error:
-        raise gr.Error(str(error)) from error
-    next_tab = {"sft": "Fine-tune", "preference": "Reward model or the DPO", "prompts": "Constitution"}[made.kind]
-    gr.Info(f"Kept as {made.name}. Next: the {next_tab} tab.")
-    return gr.Dropdown(choices=choices(), value=made.id)
+        raise gr.Error(str(error), duration=None) from error
+    gr.Info(f"Kept as {dataset.name}. Next: the {NEXT[dataset.kind]} tab.")
+    return _stored(desk or Desk(), dataset.id, limit, ref)
 
 
-def _delete(data_id: str | None) -> Any:
-    if not data_id:
-        raise gr.Error("Pick a stored dataset first.")
+def revise(desk: Desk | None, limit: int, ref: str) -> Values:
+    """Stores what was changed as the next version; the one before stays."""
+    looked = in_view(desk)
+    if looked.dataset is None:
+        raise gr.Error("Keep this dataset first; its rows are stored as they are now.")
     try:
-        users = [run.name for run in list_runs() if run.status().active and run.request["dataset"]["id"] == data_id]
-        if users:
-            raise ValueError(f"{users[0]} still needs this dataset; stop that run first.")
-        library.delete(library.find(data_id))
+        dataset = library.revise(looked.dataset, looked.draft.applied(), looked.draft.words())
     except ValueError as error:
-        raise gr.Error(str(error)) from error
-    return gr.Dropdown(choices=choices(), value=None)
+        raise gr.Error(str(error), duration=None) from error
+    gr.Info(f"Stored as {dataset.label}.")
+    return _stored(desk or Desk(), dataset.id, limit, ref)
+
+
+def rename(stored: str | None, name: str, desk: Desk | None, limit: int, ref: str) -> Values:
+    """Gives a dataset another name, and what is in view of it, too."""
+    dataset, looked = shelf.rename(stored, name), desk.looked if desk else None
+    values = {**shelf.listed(dataset), "rename": ""}
+    if desk is None or looked is None or looked.dataset is None or looked.dataset.series != dataset.series:
+        return values
+    looked.title = dataset.name
+    return {**values, **row_report.report_values(desk, limit, ref)}
+
+
+def _stored(desk: Desk, data_id: str, limit: int, ref: str) -> Values:
+    """What was just stored in view, in place of what it was made of."""
+    desk.looked = None
+    return {**open_stored(data_id, desk, limit, ref), "library": shelf.library_html()}

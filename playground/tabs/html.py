@@ -28,7 +28,8 @@ STYLE = """
 .pg-tokens span {border-radius: .2rem; padding: .1rem 0}
 .pg-grey {color: var(--body-text-color-subdued)}
 .pg-learned, .pg-chosen {background: #d1fae5; color: #064e3b; box-shadow: inset 0 -2px 0 #059669}
-.dark .pg-learned, .dark .pg-chosen {background: #064e3b; color: #d1fae5; box-shadow: inset 0 -2px 0 #34d399}
+.dark .pg-learned {background: #064e3b; color: #d1fae5; box-shadow: inset 0 -2px 0 #34d399}
+.dark .pg-chosen {background: #064e3b; color: #d1fae5; box-shadow: inset 0 -2px 0 #34d399}
 button[role=tab].selected {color: var(--primary-600) !important}
 .dark button[role=tab].selected {color: var(--primary-400) !important}
 .pg-rejected {background: #fee2e2; color: #7f1d1d; box-shadow: inset 0 -2px 0 #dc2626}
@@ -59,6 +60,58 @@ table.pg-table th:first-child, table.pg-table td:first-child {white-space: nowra
 @media (max-width: 640px) {.pg-cards .wrap {max-height: 17rem}}
 input[type=checkbox]:not(:checked), input[type=radio]:not(:checked) {border: 1px solid var(--neutral-500) !important}
 label.selected, .dark label.selected {background: var(--primary-600) !important}
+.pg-sides {display: grid; grid-template-columns: 1fr 1fr; gap: .75rem}
+.pg-sides > * {min-width: 0}
+.pg-side {border-radius: .4rem; padding: .5rem .75rem; overflow-wrap: anywhere; background: #ecfdf5;
+  border-left: 3px solid #059669}
+.pg-side.pg-lost {background: #fef2f2; border-left-color: #dc2626}
+.dark .pg-side {background: #06281e; border-left-color: #34d399}
+.dark .pg-side.pg-lost {background: #2c0d0d; border-left-color: #f87171}
+.pg-head {display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin-bottom: .4rem}
+.pg-head > :first-child {flex: 1 1 8rem; margin: 0}
+button.pg-do, .pg-fact {margin: 0 !important}
+button.pg-do {font: inherit; font-size: .85rem; line-height: 1.2; padding: .3rem .7rem; border-radius: .4rem;
+  cursor: pointer; color: var(--body-text-color); background: var(--button-secondary-background-fill);
+  border: 1px solid var(--border-color-primary)}
+button.pg-do[aria-disabled] {opacity: .5; cursor: default}
+button.pg-do:hover {background: var(--button-secondary-background-fill-hover)}
+button.pg-do.pg-link {border: 0; background: none; padding: 0; color: var(--primary-600); text-decoration: underline;
+  text-align: left; font-size: inherit}
+.dark button.pg-do.pg-link {color: var(--primary-300)}
+.pg-fact {display: inline-block; font-size: .8rem; font-weight: 600; border-radius: 1rem; padding: .05rem .6rem;
+  border: 1px solid currentColor}
+.pg-row.pg-changed {border-left: 3px solid var(--color-accent)}
+.pg-row.pg-gone {border-style: dashed}
+.pg-row.pg-gone > :not(.pg-head) {text-decoration: line-through}
+label.pg-field {display: block; font-size: .85rem; margin: .4rem 0}
+label.pg-field textarea {display: block; width: 100%; box-sizing: border-box; font: inherit; margin-top: .2rem;
+  min-height: 4.5rem; resize: vertical; padding: .5rem; border-radius: .4rem; color: var(--body-text-color);
+  background: var(--input-background-fill); border: 1px solid var(--neutral-500)}
+select.pg-select {appearance: auto; font: inherit; font-weight: 400; font-size: .85rem; width: 100%;
+  min-width: 9.5rem; margin-top: .3rem; padding: .3rem .4rem; border-radius: .4rem; color: var(--body-text-color);
+  background: var(--input-background-fill); border: 1px solid var(--neutral-500)}
+table.pg-columns th, table.pg-columns td {max-width: 20rem; overflow-wrap: anywhere}
+table.pg-columns th:first-child, table.pg-columns td:first-child {white-space: normal; width: auto}
+table.pg-columns th.pg-used {border-bottom: 2px solid var(--color-accent)}
+table.pg-columns .pg-out {color: var(--body-text-color-subdued)}
+:is(button.pg-do, select.pg-select, label.pg-field textarea):focus-visible {outline: 2px solid var(--color-accent);
+  outline-offset: 1px}
+details {margin-top: .3rem}
+.pg-act {margin: .4rem 0 .6rem}
+table.pg-wide {min-width: 58rem}
+@media (max-width: 640px) {
+  .pg-sides {grid-template-columns: 1fr}
+  .pg-row > .pg-head > :first-child, .pg-pending > * {flex: 1 1 100% !important}
+}
+.pg-bars {display: flex; align-items: flex-end; gap: 1px; height: 7rem; border-bottom: 1px solid var(--neutral-500)}
+.pg-bars > span {flex: 1 1 0; min-height: 1px; background: var(--color-accent); border-radius: 2px 2px 0 0}
+.pg-bars > span.pg-none {background: none}
+.pg-ends {display: flex; justify-content: space-between; margin-bottom: .6rem; font-size: .8rem;
+  color: var(--body-text-color-subdued)}
+.pg-tall .pg-scroll {max-height: 20rem; overflow-y: auto}
+.pg-pending {position: sticky; bottom: 0; z-index: 5; align-items: center; padding: .6rem .75rem;
+  background: var(--background-fill-primary); border: 1px solid var(--border-color-primary); border-radius: .5rem;
+  border-left: 3px solid var(--color-accent)}
 .pg-slot {border-bottom: 2px solid var(--border-color-primary); padding-bottom: 1rem; margin-bottom: 1rem}
 .pg-yaml textarea {font-family: var(--font-mono); font-size: .85rem; white-space: pre; overflow-x: auto}
 """
@@ -99,16 +152,65 @@ def bar(share: float, label: str) -> str:
     )
 
 
+def histogram(about: str, bars: list[tuple[str, int]], ends: tuple[str, str]) -> str:
+    """Counts as bars, told in words to those who don't see them; each bar has its numbers to point at."""
+    top = max(count for _, count in bars)
+    spans = [
+        f'<span{"" if count else _css("pg-none")} style="height: {100 * count / top:.1f}%" '
+        f'title="{escape(f"{name}: {count:,}")}"></span>'
+        for name, count in bars
+    ]
+    below = box([tag("span", end) for end in ends], "pg-ends")
+    return f'<div role="img" aria-label="{escape(about)}">{box(spans, "pg-bars")}{below}</div>'
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A table of escaped cells that scrolls sideways on a small screen."""
     top = box([tag("th", cell) for cell in head], name="tr")
     body = [box([tag("td", cell) for cell in row], name="tr") for row in rows]
-    return scroll(f'<table class="pg-table"><thead>{top}</thead><tbody>{"".join(body)}</tbody></table>', "Table")
+    return scroll(grid(top, body), "Table")
+
+
+def grid(head: str, body: list[str], css: str = "pg-table") -> str:
+    """A table of a header row and body rows that this module has built."""
+    return f"<table{_css(css)}><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def scroll(inner: str, label: str) -> str:
     """A region that scrolls sideways on a small screen, by keyboard too."""
     return f'<div class="pg-scroll" tabindex="0" role="region" aria-label="{escape(label)}">{inner}</div>'
+
+
+def button(words: str, act: str, about: str = "", css: str = "", off: bool = False) -> str:
+    """A button inside a talking element, which tells the server the name of the act.
+
+    about: which thing it acts on, where its words alone don't say it to those who don't see the page. One that is off
+    keeps the focus, so that a person who turns pages by keyboard does not lose their place at the end.
+    """
+    named = f' aria-label="{escape(f"{words} {about}")}"' if about else ""
+    told = f'{named} aria-disabled="true"' if off else f'{named} data-act="{escape(act)}"'
+    return f'<button type="button" class="{escape(f"pg-do {css}".strip())}"{told}>{escape(words)}</button>'
+
+
+def select(label: str, options: list[tuple[str, str]], chosen: str) -> str:
+    """A list to choose from inside a talking element: (words, value) each."""
+    inner = [
+        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>{escape(words)}</option>'
+        for words, value in options
+    ]
+    names = f'aria-label="{escape(label)}" data-value="{escape(chosen)}"'
+    return f'<select class="pg-select" {names}>{"".join(inner)}</select>'
+
+
+def field(label: str, text: str) -> str:
+    """A text to edit inside a talking element."""
+    return f'<label class="pg-field">{escape(label)}<textarea rows="3">\n{escape(text)}</textarea></label>'
+
+
+def marked(inner: list[str], css: str, **names: str) -> str:
+    """A box that a talking element knows by these names."""
+    data = "".join(f' data-{name}="{escape(value)}"' for name, value in names.items())
+    return f"<div{_css(css)}{data}>{''.join(inner)}</div>"
 
 
 def conversation(messages: list[dict[str, str]]) -> str:
@@ -128,6 +230,12 @@ def answer(side: str, text: str) -> str:
     """One side of a pair as a chat turn, named."""
     inner = [tag("strong", side), "<br>", escape(text).replace("\n", "<br>")]
     return box(inner, f"pg-turn pg-{'assistant' if side == 'chosen' else 'lost'}")
+
+
+def side(name: str, text: str, won: bool) -> str:
+    """An answer on green if it is the one to learn, on red if it is not; its name says which, too."""
+    inner = [tag("strong", name), "<br>", escape(text).replace("\n", "<br>")]
+    return box(inner, "pg-side" if won else "pg-side pg-lost")
 
 
 def diff(before: str, after: str) -> str:

@@ -1,0 +1,103 @@
+"""The `data` verb of the command line: check a file, and keep house in the library."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playground.data import library
+from playground.data.export import export
+from playground.data.quality import findings
+from playground.data.readers import read_file
+from playground.data.report import examine
+from playground.data.shapes import Reading
+from playground.data.splits import split_by_prompt
+from playground.stages import inputs
+
+READING = ("kind", "map", "pairs_by", "min_margin", "better", "good_from")  # options that say how a file is read
+
+
+def data(args: argparse.Namespace) -> Any:
+    """Check a file (what is kept, dropped and why), list the stored datasets, or export, rename or delete one."""
+    function, wanted = _ACTIONS[args.action]
+    if args.action != "check" and (given := [name for name in READING if getattr(args, name) not in (None, [])]):
+        raise ValueError(f"--{given[0].replace('_', '-')} goes with data check.")
+    if args.action != "export" and args.split:
+        raise ValueError("--split goes with data export.")
+    if len(args.what) != len(wanted):
+        needs = " and ".join(wanted) or "nothing more"
+        raise ValueError(f"data {args.action} needs {needs}" + (f"; got {len(args.what)}." if args.what else "."))
+    return function(args)
+
+
+def check(args: argparse.Namespace) -> Any:
+    """What would become of a file's rows: the guess, what is kept and dropped, and what to know of the kept ones."""
+    path = Path(args.what[0])
+    if not path.is_file():
+        raise ValueError(f"There is no file {args.what[0]}.")
+    report = examine(read_file(path, path.name), reading(args))
+    if not report.kept:
+        raise ValueError(f"{path.name}: {report.refusal()}")
+    found = findings(report.kept, split_by_prompt(report.kept)[1])
+    if args.json:
+        return report.as_json() | {"findings": [dataclasses.asdict(finding) for finding in found]}
+    return "\n".join([f"{report.guess}.", *report.words(), *(finding.sentence for finding in found)])
+
+
+def reading(args: argparse.Namespace) -> Reading:
+    """How the options say that the file is to be read."""
+    if wrong := [pair for pair in args.map if "=" not in pair]:
+        raise ValueError(f"--map takes FIELD=COLUMN, such as prompt=question; got {wrong[0]!r}.")
+    given = {name: getattr(args, name) for name in READING if name != "map" and getattr(args, name) is not None}
+    return Reading(columns=dict(pair.split("=", 1) for pair in args.map), **given)
+
+
+def listed(args: argparse.Namespace) -> Any:
+    """Every dataset in its newest version, with the runs that used one of its versions."""
+    uses = inputs.uses()
+    return [
+        {
+            "name": d.name,
+            "kind": d.kind,
+            "version": d.version,
+            "train": d.train,
+            "heldout": d.heldout,
+            "sha256": d.sha256,
+            "source": d.source,
+            "used_by": [run.name for v in library.versions(d) for run in uses.get((v.id, v.sha256), [])],
+        }
+        for d in library.datasets()
+    ]
+
+
+def exported(args: argparse.Namespace) -> Any:
+    """Writes a dataset as JSONL that TRL reads."""
+    name, file = args.what
+    dataset = library.find(name)
+    rows = export(dataset, args.split or "all", Path(file))
+    return {"dataset": dataset.reference, "file": file, "rows": rows}
+
+
+def renamed(args: argparse.Namespace) -> Any:
+    """Calls a dataset by another name."""
+    old, new = args.what
+    made = library.rename(library.find(old), new)
+    return {"id": made.id, "name": made.name}
+
+
+def deleted(args: argparse.Namespace) -> Any:
+    """Removes a dataset with all of its versions; "name@number" or an id stands for one of them."""
+    dataset = library.find(args.what[0])
+    which = library.versions(dataset) if args.what[0] == dataset.name else [dataset]
+    inputs.delete_datasets(which)
+    return {"deleted": [version.reference for version in which]}
+
+
+_ACTIONS: dict[str, tuple[Callable[[argparse.Namespace], Any], tuple[str, ...]]] = {
+    "check": (check, ("a file",)),
+    "list": (listed, ()),
+    "export": (exported, ("a name", "a file")),
+    "rename": (renamed, ("a name", "a new name")),
+    "delete": (deleted, ("a name",)),
+}
