@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from playground.tabs.looking import Looked
 
 from playground.data import library
 from playground.data.edits import Draft
@@ -17,6 +16,7 @@ from playground.data.tokens import encoded_sides, training_pairs, training_rows
 from playground.models import catalog, loading
 from playground.stages import dpo, launch, reward, sft, trl_bridge, trl_trainers
 from playground.tabs import rows as view
+from playground.tabs.looking import Looked
 
 LIMIT = 120
 # A template that writes a system message of its own, and one that writes dots for earlier answers.

@@ -384,6 +384,24 @@ def test_epochs_end_where_a_minibatch_has_drifted_too_far(tiny_model):
     assert held.iterate(prompts, 1).values["val/updates"] < 16
 
 
+def test_an_update_whose_gradient_overflows_is_left_out(tiny_model, monkeypatch):
+    trainer = trainer_on(tiny_model, Pays(lambda text, done: float(len(text) % 3)), num_ppo_epochs=1)
+    before = {name: p.detach().clone() for name, p in trainer.roles.trained().items()}
+    learn = trainer._minibatch
+
+    def overflowing(batch, chosen):
+        seen = learn(batch, chosen)
+        next(p for p in trainer.roles.trained().values() if p.grad is not None).grad.view(-1)[0] = float("inf")
+        return seen
+
+    monkeypatch.setattr(trainer, "_minibatch", overflowing)
+    assert trainer.iterate(prompts_for(tiny_model), 1).values["val/updates"] == 0
+    assert all(torch.equal(p, before[name]) for name, p in trainer.roles.trained().items())
+    monkeypatch.setattr(trainer, "_minibatch", learn)
+    assert trainer.iterate(prompts_for(tiny_model), 2).values["val/updates"] > 0
+    assert not all(torch.equal(p, before[name]) for name, p in trainer.roles.trained().items())
+
+
 def test_the_kl_coefficient_follows_its_target(tiny_model):
     trainer = trainer_on(tiny_model, kl_coef=0.1, kl_target=5.0, kl_horizon=8)
     trainer.iterate(prompts_for(tiny_model), 1)

@@ -263,8 +263,10 @@ class PPO:
                         self.optimizer.zero_grad(set_to_none=True)
                         break
                     norm = torch.nn.utils.clip_grad_norm_(self.roles.trained().values(), s.max_grad_norm)
-                    if norm.isfinite():  # in fp16 a gradient can overflow: such an update is left out
-                        self.optimizer.step()
+                    if not norm.isfinite():  # in fp16 a gradient can overflow: such an update is left out
+                        self.optimizer.zero_grad(set_to_none=True)
+                        continue
+                    self.optimizer.step()
                     self.optimizer.zero_grad(set_to_none=True)
                     steps += 1
                     for name, value in {**seen, "grad_norm": float(norm)}.items():
