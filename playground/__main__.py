@@ -77,27 +77,28 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _data_options(rows: argparse.ArgumentParser) -> None:
-    rows.add_argument("action", choices=["check", "list", "export", "rename", "delete"])
+    rows.add_argument("action", choices=["check", "keep", "list", "export", "rename", "delete"])
     rows.add_argument(
-        "what", nargs="*", help="a file to check; name or name@number, for export a file, too; a new name"
+        "what", nargs="*", help="a file to check or keep; name or name@number, for export a file, too; a new name"
     )
+    rows.add_argument("--name", help="what to call the file that is kept")
     rows.add_argument("--split", choices=["all", "train", "heldout"], help="the rows to export; all unless given")
     rows.add_argument(
-        "--kind", choices=list(FILES), help="check: the rows to take from a file that holds several kinds"
+        "--kind", choices=list(FILES), help="check, keep: the rows to take from a file that holds several kinds"
     )
     rows.add_argument(
         "--map",
         action="append",
         default=[],
         metavar="FIELD=COLUMN",
-        help="check: the column of a field; may be repeated",
+        help="check, keep: the column of a field; may be repeated",
     )
     rows.add_argument(
-        "--pairs-by", choices=["best-worst", "adjacent", "all"], help="check: which ranked answers to pair"
+        "--pairs-by", choices=["best-worst", "adjacent", "all"], help="check, keep: which ranked answers to pair"
     )
-    rows.add_argument("--min-margin", type=float, help="check: scores nearer than this make no pair")
-    rows.add_argument("--better", choices=["helpful", "safe"], help="check: what better means, where a set knows both")
-    rows.add_argument("--good-from", type=float, help="check: ratings from here on are thumbs up")
+    rows.add_argument("--min-margin", type=float, help="check, keep: scores nearer than this make no pair")
+    rows.add_argument("--better", choices=["helpful", "safe"], help="check, keep: what better means")
+    rows.add_argument("--good-from", type=float, help="check, keep: ratings from here on are thumbs up")
 
 
 def _constitution_options(rules: argparse.ArgumentParser) -> None:
@@ -121,7 +122,11 @@ def plain(result: Any) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; errors that are meant for people become one line."""
-    args = parser().parse_args(argv)
+    args, more = parser().parse_known_args(argv)
+    if more and (any(word.startswith("-") for word in more) or not hasattr(args, "what")):
+        parser().error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        args.what += more  # argparse ends a list of arguments where an option stands
     try:
         result = args.function(args)
     except (ValueError, OSError) as error:
@@ -134,7 +139,10 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
         return 1
-    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else plain(result))
+    try:
+        print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else plain(result), flush=True)
+    except BrokenPipeError:  # whoever reads has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from playground.data import library
 from playground.data.export import export
-from playground.data.quality import findings
+from playground.data.languages import language_words, languages
+from playground.data.quality import extremes, findings
 from playground.data.readers import read_file
-from playground.data.report import examine
+from playground.data.report import Report, examine, some
 from playground.data.shapes import Reading
 from playground.data.splits import split_by_prompt
 from playground.stages import inputs
@@ -19,10 +20,14 @@ READING = ("kind", "map", "pairs_by", "min_margin", "better", "good_from")  # op
 
 
 def data(args: argparse.Namespace) -> Any:
-    """Check a file (what is kept, dropped and why), list the stored datasets, or export, rename or delete one."""
+    """Check a file (what is kept, dropped and why) or keep it, list what is stored, or export, rename or delete it."""
     function, wanted = _ACTIONS[args.action]
-    if args.action != "check" and (given := [name for name in READING if getattr(args, name) not in (None, [])]):
-        raise ValueError(f"--{given[0].replace('_', '-')} goes with data check.")
+    if args.action not in ("check", "keep") and (
+        given := [name for name in READING if getattr(args, name) not in (None, [])]
+    ):
+        raise ValueError(f"--{given[0].replace('_', '-')} goes with data check and data keep.")
+    if args.action != "keep" and args.name:
+        raise ValueError("--name goes with data keep.")
     if args.action != "export" and args.split:
         raise ValueError("--split goes with data export.")
     if len(args.what) != len(wanted):
@@ -33,16 +38,31 @@ def data(args: argparse.Namespace) -> Any:
 
 def check(args: argparse.Namespace) -> Any:
     """What would become of a file's rows: the guess, what is kept and dropped, and what to know of the kept ones."""
+    report = _examined(args)
+    found, spoken = findings(report.kept, split_by_prompt(report.kept)[1]), languages(report.kept)
+    longest, shortest = ([row.row for row in rows] for rows in extremes(report.kept))
+    if args.json:
+        told = {"findings": [dataclasses.asdict(finding) for finding in found], "languages": dict(spoken)}
+        return report.as_json() | told | {"longest": longest, "shortest": shortest}
+    lines = [f"{report.guess}.", *report.words(), *(finding.sentence for finding in found), language_words(spoken)]
+    return "\n".join([*lines, f"Longest rows: {some(longest)}; shortest: {some(shortest)}."])
+
+
+def keep(args: argparse.Namespace) -> Any:
+    """Stores a file's rows, read as the options say."""
+    path = Path(args.what[0])
+    made = library.store(_examined(args), args.name or path.name.split(".")[0], f"file {path.name}")
+    return {"id": made.id, "name": made.name, "kind": made.kind, "train": made.train, "heldout": made.heldout}
+
+
+def _examined(args: argparse.Namespace) -> Report:
     path = Path(args.what[0])
     if not path.is_file():
         raise ValueError(f"There is no file {args.what[0]}.")
     report = examine(read_file(path, path.name), reading(args))
     if not report.kept:
         raise ValueError(f"{path.name}: {report.refusal()}")
-    found = findings(report.kept, split_by_prompt(report.kept)[1])
-    if args.json:
-        return report.as_json() | {"findings": [dataclasses.asdict(finding) for finding in found]}
-    return "\n".join([f"{report.guess}.", *report.words(), *(finding.sentence for finding in found)])
+    return report
 
 
 def reading(args: argparse.Namespace) -> Reading:
@@ -96,6 +116,7 @@ def deleted(args: argparse.Namespace) -> Any:
 
 _ACTIONS: dict[str, tuple[Callable[[argparse.Namespace], Any], tuple[str, ...]]] = {
     "check": (check, ("a file",)),
+    "keep": (keep, ("a file",)),
     "list": (listed, ()),
     "export": (exported, ("a name", "a file")),
     "rename": (renamed, ("a name", "a new name")),

@@ -14,7 +14,7 @@ from playground.data.languages import language_words, languages
 from playground.data.leakage import ALIKE, nearly_asked
 from playground.data.pairs import Pair
 from playground.data.prompts import Prompt
-from playground.data.quality import EMAIL, MARK, PHONE, balanced, extremes, findings, histogram
+from playground.data.quality import EMAIL, MARK, PHONE, balanced, extremes, findings
 from playground.data.readers import RawRow
 from playground.data.rendering import Renderer
 from playground.data.report import examine
@@ -230,16 +230,6 @@ def test_the_longest_and_the_shortest_rows():
     longest, shortest = extremes(rows, 2)
     assert ([r.row for r in longest], [r.row for r in shortest]) == ([9, 5], [1, 3])
     assert extremes([], 3) == ([], [])
-
-
-def test_a_histogram_holds_every_value_once():
-    assert histogram([0, 1, 9, 9, 25], bars=3) == [(0, 2), (9, 2), (18, 1)]
-    assert histogram([2, 0]) == [(0, 1), (1, 0), (2, 1)]
-    assert histogram([]) == []
-    for most in (29, 30, 31, 599, 600):
-        bars = histogram(list(range(most + 1)))
-        assert len(bars) <= 30
-        assert sum(count for _, count in bars) == most + 1
 
 
 # ---- leaks

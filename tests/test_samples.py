@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from playground.data.readers import DataError, read_file
-from playground.data.report import Report, examine, examine_all
+from playground.data.report import Report, examine
 from playground.data.shapes import Reading
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -115,7 +115,8 @@ def test_the_guess_is_a_sentence(name):
 
 
 def test_a_mixed_file_gives_a_report_for_every_kind():
-    found = examine_all(read_file(SAMPLES / "mixed.jsonl"))
+    raw = read_file(SAMPLES / "mixed.jsonl")
+    found = [examine(raw), examine(raw, Reading(kind="prompts")), examine(raw, Reading(kind="thumbs"))]
     assert [(r.kind, [row.row for row in r.kept]) for r in found] == [
         ("sft", [1, 2, 5]),
         ("prompts", [3]),

@@ -209,13 +209,6 @@ def extremes(rows: list[Any], n: int = 3) -> tuple[list[Any], list[Any]]:
     return order[::-1][:n], order[:n]
 
 
-def histogram(values: list[int], bars: int = 30) -> list[tuple[int, int]]:
-    """(where a bar begins, how many values it holds) of bars of equal width from 0 on; empty ones are among them."""
-    width = max(1, -(-(max(values, default=0) + 1) // bars))
-    counts = Counter(value // width for value in values)
-    return [(bar * width, counts[bar]) for bar in range(max(counts, default=-1) + 1)]
-
-
 def length(row: Any) -> int:
     """Characters of everything that stands in a row."""
     return sum(map(len, texts(row)))

@@ -21,7 +21,6 @@ from playground.data.thumbs import LIKED_SHAPES, THUMB_SHAPES
 from playground.data.trees import gathered as gathered_trees
 
 _ANSWERED = PAIR_SHAPES + RANK_SHAPES + THUMB_SHAPES + LIKED_SHAPES + SFT_SHAPES
-SHAPES = _ANSWERED + PROMPT_SHAPES
 KINDS = ("sft", "preference", "thumbs", "prompts")
 GATHERINGS: tuple[Callable[[list[RawRow]], list[RawRow]], ...] = (gathered_trees, gathered_ranks)
 FIELDS = {

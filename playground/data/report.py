@@ -113,12 +113,6 @@ def examine(raw: list[RawRow], reading: Reading = AS_IT_IS) -> Report:
     return _report(recognised, draft, reading)
 
 
-def examine_all(raw: list[RawRow], reading: Reading = AS_IT_IS) -> list[Report]:
-    """A report for every kind of rows in a file, the largest first."""
-    recognised, draft = _recognised(raw, reading)
-    return [_report(recognised, replace(draft, kind=kind), reading) for kind in [draft.kind, *_others(draft)]]
-
-
 Recognised = list[tuple[RawRow, Shape | None]]
 
 

@@ -23,7 +23,6 @@ from playground.home import clean_name, free_name, home, write_atomically
 
 ID = re.compile(r"run_[0-9a-f]{12}")
 ACTIVE = ("queued", "running")
-STATES = (*ACTIVE, "finished", "stopped", "failed", "interrupted")
 
 
 class RunError(ValueError):
