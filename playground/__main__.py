@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else plain(result), flush=True)
     except BrokenPipeError:  # whoever reads has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return getattr(args, "code", 0)
 
 
 if __name__ == "__main__":

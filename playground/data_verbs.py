@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from playground.data.export import export
 from playground.data.languages import language_words, languages
 from playground.data.quality import extremes, findings
 from playground.data.readers import read_file
+from playground.data.recognise import FIELDS
 from playground.data.report import Report, examine, some
 from playground.data.shapes import Reading
 from playground.data.splits import split_by_prompt
@@ -39,6 +41,10 @@ def data(args: argparse.Namespace) -> Any:
 def check(args: argparse.Namespace) -> Any:
     """What would become of a file's rows: the guess, what is kept and dropped, and what to know of the kept ones."""
     report = _examined(args)
+    if args.json and not report.kept:
+        args.code = 1
+        return report.as_json()
+    _usable(report, args)
     found, spoken = findings(report.kept, split_by_prompt(report.kept)[1]), languages(report.kept)
     longest, shortest = ([row.row for row in rows] for rows in extremes(report.kept))
     if args.json:
@@ -51,7 +57,7 @@ def check(args: argparse.Namespace) -> Any:
 def keep(args: argparse.Namespace) -> Any:
     """Stores a file's rows, read as the options say."""
     path = Path(args.what[0])
-    made = library.store(_examined(args), args.name or path.name.split(".")[0], f"file {path.name}")
+    made = library.store(_usable(_examined(args), args), args.name or path.name.split(".")[0], f"file {path.name}")
     return {"id": made.id, "name": made.name, "kind": made.kind, "train": made.train, "heldout": made.heldout}
 
 
@@ -60,8 +66,13 @@ def _examined(args: argparse.Namespace) -> Report:
     if not path.is_file():
         raise ValueError(f"There is no file {args.what[0]}.")
     report = examine(read_file(path, path.name), reading(args))
+    return report
+
+
+def _usable(report: Report, args: argparse.Namespace) -> Report:
+    """The report, if a row can be used."""
     if not report.kept:
-        raise ValueError(f"{path.name}: {report.refusal()}")
+        raise ValueError(f"{Path(args.what[0]).name}: {report.refusal()}")
     return report
 
 
@@ -69,8 +80,19 @@ def reading(args: argparse.Namespace) -> Reading:
     """How the options say that the file is to be read."""
     if wrong := [pair for pair in args.map if "=" not in pair]:
         raise ValueError(f"--map takes FIELD=COLUMN, such as prompt=question; got {wrong[0]!r}.")
+    pairs = [pair.split("=", 1) for pair in args.map]
+    fields = sorted(set().union(*FIELDS.values()))
+    if unknown := [field for field, _ in pairs if field not in fields]:
+        raise ValueError(f"--map knows no field {unknown[0]!r}; the fields are {', '.join(fields)}.")
+    if twice := [field for i, (field, _) in enumerate(pairs) if field in dict(pairs[:i])]:
+        raise ValueError(f"--map names a column for {twice[0]!r} twice.")
+    for name in ("min_margin", "good_from"):
+        if (number := getattr(args, name)) is not None and not math.isfinite(number):
+            raise ValueError(f"--{name.replace('_', '-')} must be a number, got {number}.")
+    if args.min_margin is not None and args.min_margin < 0:
+        raise ValueError(f"--min-margin must be 0 or more, got {args.min_margin:g}.")
     given = {name: getattr(args, name) for name in READING if name != "map" and getattr(args, name) is not None}
-    return Reading(columns=dict(pair.split("=", 1) for pair in args.map), **given)
+    return Reading(columns=dict(pairs), **given)
 
 
 def listed(args: argparse.Namespace) -> Any:

@@ -37,8 +37,12 @@ def cache() -> Path:
 def write_atomically(path: Path, text: str) -> None:
     """Replaces `path` in one step: a reader sees the old text or the new, never half of one."""
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def clean_name(wanted: str, fallback: str) -> str:

@@ -321,8 +321,8 @@ def test_a_dataset_is_deleted_once_no_run_needs_it(document, refused, queued):
         (["export", "sums"], "data export needs a name and a file; got 1."),
         (["rename"], "data rename needs a name and a new name."),
         (["delete"], "data delete needs a name."),
-        (["list", "--pairs-by", "all"], "--pairs-by goes with data check."),
-        (["list", "--map", "a=b"], "--map goes with data check."),
+        (["list", "--pairs-by", "all"], "--pairs-by goes with data check and data keep."),
+        (["list", "--map", "a=b"], "--map goes with data check and data keep."),
         (["check", "a", "--split", "all"], "--split goes with data export."),
     ],
 )
@@ -360,6 +360,47 @@ def test_a_check_tells_the_guess_the_other_kinds_and_what_to_know(document, cli,
     assert (code, out.splitlines()[0]) == (0, f"{found['guess']}.")
     assert "1 dropped: both answers are the same (row 6)." in out
     assert "Not of this kind, and left for another dataset: 2 conversations." in out
+
+
+def test_a_file_is_kept_as_its_options_say_in_any_order(document, cli, refused, tmp_path):
+    odd = data_file(tmp_path, [{"Frage": f"Why {i}?", "gut": "Because.", "schlecht": "No."} for i in range(20)], "odd")
+    mapping = ("--map", "prompt=Frage", "--map", "chosen=gut", "--map", "rejected=schlecht")
+    kept = document("data", "keep", *mapping, odd, "--name", "whys")
+    assert (kept["name"], kept["kind"], kept["train"] + kept["heldout"]) == ("whys", "preference", 20)
+    assert library.find("whys").rows("train")[0].rejected == "No."
+    assert refused("data", "check", odd, "--name", "x") == "--name goes with data keep."
+    with pytest.raises(SystemExit) as ended:
+        cli("data", "check", odd, "--whatever")
+    assert ended.value.code == 2
+
+
+def test_a_check_without_a_usable_row_is_a_document_too(cli, tmp_path):
+    path = data_file(tmp_path, [{"x": 1}, {"x": 2}], "useless")
+    code, out, _ = cli("data", "check", path, "--json")
+    assert (code, [drop["row"] for drop in json.loads(out)["dropped"]]) == (1, [1, 2])
+    assert cli("data", "check", path)[:2] == (1, "")
+
+
+def test_a_reader_that_has_enough_ends_a_check_without_a_word(tmp_path):
+    path = data_file(tmp_path, MIXED, "mixed")
+    command = f"{sys.executable} -m playground data check {path} | true"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--map", "foo=prompt"], "--map knows no field 'foo'; the fields are chosen, completion, label, margin, "
+         "messages, prompt, rejected, system."),
+        (["--map", "prompt=a", "--map", "prompt=b"], "--map names a column for 'prompt' twice."),
+        (["--min-margin", "nan"], "--min-margin must be a number, got nan."),
+        (["--min-margin", "-3"], "--min-margin must be 0 or more, got -3."),
+        (["--good-from", "inf"], "--good-from must be a number, got inf."),
+    ],
+)  # fmt: skip
+def test_options_that_can_not_be_meant_are_told(refused, tmp_path, options, sentence):
+    assert refused("data", "check", data_file(tmp_path, MIXED, "mixed"), *options) == sentence
 
 
 def test_a_check_takes_the_kind_and_the_columns_that_are_asked_for(document, tmp_path):

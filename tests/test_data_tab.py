@@ -11,6 +11,7 @@ import pytest
 from playground.data import hub, library
 from playground.data.readers import RawRow
 from playground.data.records import DataError
+from playground.data.shapes import Row
 from playground.models.catalog import EMBEDDED
 from playground.runs import run as runs
 from playground.stages.inputs import known_dataset
@@ -19,6 +20,7 @@ from playground.tabs.looking import CHANGED, Desk
 from playground.tabs.rows import PAGE
 
 pytestmark = pytest.mark.usefixtures("embedded_model")
+ANSWER = {"role": "assistant", "content": "So it is."}
 HOW = (512, EMBEDDED)
 ODD = "Question;Besser;Schlechter;id\n" + "".join(f"What is {i}?;It is {i}.;No idea, {i};{i}\n" for i in range(1, 25))
 
@@ -340,7 +342,15 @@ def test_pages_never_hold_more_than_a_few_rows_and_end_where_the_rows_end(stored
 
 
 @pytest.mark.parametrize(
-    ("query", "only", "count"), [("no idea, 7", "all", 1), ("", "all", 24), ("#1", "all", 2), ("zebra", "all", 0)]
+    ("query", "only", "count"),
+    [
+        ("no idea, 7", "all", 1),
+        ("", "all", 24),
+        ("#1", "all", 1),
+        ("#24", "all", 1),
+        ("#25", "all", 0),
+        ("zebra", "all", 0),
+    ],
 )
 def test_search_lists_the_rows_that_hold_the_words_or_have_the_number(stored, query, only, count):
     row_editor.search(stored["desk"], *HOW, "something else", "all")
@@ -428,15 +438,46 @@ def test_a_dataset_is_deleted_only_when_asked_twice_and_not_while_a_run_needs_it
     assert library.find("odd")
     run = runs.create("judge", {"stage": "reward", "parent": None, "dataset": known_dataset(odd)})
     with pytest.raises(gr.Error, match="judge is queued and needs odd"):
-        shelf.delete(odd.id, None)
+        shelf.delete(odd.id, odd.id)
     run.update(state="finished")
-    shelf.delete(odd.id, None)
+    shelf.delete(odd.id, odd.id)
     with pytest.raises(DataError):
         library.find("odd")
 
 
+def test_only_what_a_person_was_asked_about_is_deleted(stored, monkeypatch):
+    told = []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    odd = library.find("odd")
+    other = library.make("other", "sft", [Row(1, [*odd.rows("train")[0].prompt, ANSWER])], "a test", {})
+    doomed = shelf.ask(odd.id)["doomed"]
+    shown = shelf.delete(other.id, doomed)  # opened between the two buttons
+    assert (shown["sure"].visible, shown["doomed"]) == (False, "")
+    assert (len(told), library.find("odd"), library.find("other")) == (1, odd, other)
+    opened = data.open_stored(other.id, stored["desk"], *HOW)
+    assert (opened["sure"].visible, opened["delete"].visible, opened["doomed"]) == (False, True, "")
+
+
+def test_other_pages_are_cleared_where_all_hold_too_much_those_with_changes_last(monkeypatch):
+    def desk(title):
+        made = Desk()
+        made.open(looking.of_file(title, [RawRow(1, {"prompt": "Why?", "completion": "x" * 1000}, None)]))
+        return made
+
+    monkeypatch.setattr(looking, "_desks", [])
+    monkeypatch.setattr(looking, "MOST_HELD", 3500)
+    changed, plain, third = desk("changed"), desk("plain"), desk("third")
+    changed.looked.draft.drop(("train", 0))
+    fourth = desk("fourth")
+    assert [found.looked is None for found in (changed, plain, third, fourth)] == [False, True, False, False]
+    with pytest.raises(gr.Error, match="open it again"):
+        data.views(plain, *HOW) if plain.looked else row_editor.act(plain, *HOW, None)
+    desk("fifth"), desk("sixth"), desk("seventh")
+    assert changed.looked is not None
+
+
 def test_presets_are_neither_renamed_nor_deleted():
-    for act in (lambda: shelf.delete("pocket-tutor", None), lambda: shelf.rename("pocket-tutor", "mine")):
+    for act in (lambda: shelf.delete("pocket-tutor", "pocket-tutor"), lambda: shelf.rename("pocket-tutor", "mine")):
         with pytest.raises(gr.Error, match="comes with the app"):
             act()
 

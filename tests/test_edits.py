@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from playground.data import library
+from playground.data import edits, library
 from playground.data.edits import Draft, edited, flipped, matching, texts
 from playground.data.pairs import Pair
 from playground.data.prompts import Prompt
@@ -246,3 +246,11 @@ def test_a_large_draft_is_quick():
 def test_thumbs_are_edited_too():
     assert edited(THUMB, {"completion": "So."}) == Thumb(6, turns("Why?"), "So.", True, {"by": "a vote"})
     assert edited(THUMB, texts(THUMB)) == THUMB
+
+
+def test_steps_are_forgotten_at_some_length_and_changes_are_not():
+    draft = Draft({"train": [PAIR]})
+    for _ in range(2 * edits.MOST_STEPS + 1):
+        draft.flip(("train", 0))
+    assert len(draft.steps) == edits.MOST_STEPS
+    assert draft.counts() == {"flipped": 1}

@@ -140,3 +140,10 @@ def test_exported_thumbs_that_are_brought_back_are_the_same(tmp_path):
 def test_exported_margins_come_back(tmp_path):
     found = read_back("preference", tmp_path / "out.jsonl")
     assert [row.notes["margin"] for row in found] == [row.notes.get("margin", 0.0) for row in ROWS["preference"]]
+
+
+def test_a_folder_is_no_file_and_nothing_is_left_in_it(tmp_path):
+    dataset = library.make("mine", "prompts", [Prompt(1, [{"role": "user", "content": "Why?"}])], "a test", {})
+    with pytest.raises(DataError, match="is a folder; name a file in it"):
+        export(dataset, "all", tmp_path)
+    assert list(tmp_path.parent.glob(".*.part")) == list(tmp_path.iterdir()) == []

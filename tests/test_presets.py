@@ -143,7 +143,7 @@ def test_every_pair_names_its_flaw(taste, split, counts):
 @both_splits()
 def test_every_pair_survives_the_row_report_unchanged(taste, split):
     rows = taste.rows(split)
-    report = examine([RawRow(number, row, None) for number, row in enumerate(written(split), 1)])
+    report = examine([RawRow(pair.row, row, None) for pair, row in zip(rows, written(split), strict=True)])
     assert (report.kind, report.kept, report.dropped) == ("preference", rows, [])
     for row, pair in zip(written(split), rows, strict=True):
         assert row == {**row, **pair.as_json()}

@@ -47,6 +47,19 @@ def told(rows, heldout=(), code: str = "") -> list[tuple[str, list[int], str]]:
 # ---- nothing is found where nothing is wrong
 
 
+def test_rows_of_another_kind_and_parts_of_rows_are_in_the_file_too():
+    pair = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
+    talk = {"prompt": "Why?", "completion": "So."}
+    report = examine([RawRow(1, pair, None), RawRow(2, talk, None), RawRow(3, {**pair, "prompt": "How?"}, None)])
+    lines = list(csv.reader(io.StringIO(report_csv(report))))
+    assert lines[2] == ["2", "elsewhere", "one of the conversations"]
+    tree = [{"message_id": "a", "parent_id": None, "role": "prompter", "text": "Why?"},
+            {"message_id": "b", "parent_id": "a", "role": "assistant", "text": "So."}]  # fmt: skip
+    report = examine([RawRow(number, record, None) for number, record in enumerate(tree, 1)])
+    found = [line[:2] for line in csv.reader(io.StringIO(report_csv(report)))][1:]
+    assert found == [["1", "kept"], ["2", "elsewhere"]]
+
+
 def test_plain_rows_give_no_finding():
     assert findings([row(i, f"What is {i}?", f"A number, {i}.") for i in range(1, 9)]) == []
     assert findings([prompt(i, f"What is {i}?") for i in range(1, 9)]) == []

@@ -196,7 +196,7 @@ def test_rows_of_every_kind_come_back_whole_from_every_version(kind, make):
     first = library.make("mine", kind, rows[:30], "a test", {}, heldout=rows[30:])
     second = revise(first, {**parts(first), "new": rows[:1], "train": first.rows("train")[1:]})
     assert first.rows("train") == rows[:30]
-    assert first.rows("heldout") == [replace(r, row=n) for n, r in enumerate(rows[30:], 1)]
+    assert first.rows("heldout") == rows[30:]  # counted on from the others
     assert second.rows("train") == [replace(r, row=n) for n, r in enumerate([*rows[1:30], rows[0]], 1)]
     assert find("mine", "prompts") == second
 
@@ -422,3 +422,10 @@ def test_many_large_datasets_are_listed_at_once():
     started = time.process_time()
     assert len(datasets()) == 25
     assert time.process_time() - started < 0.1  # no file of rows is read
+
+
+def test_a_version_made_of_an_older_one_says_so():
+    first = stored()
+    second = revise(first, answered(first, "No."))
+    third = revise(first, answered(first, "Perhaps."), "1 row edited")
+    assert (second.note, third.note, third.version) == ("", "from version 1: 1 row edited", 3)

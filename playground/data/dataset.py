@@ -57,11 +57,13 @@ class Dataset:
     last: int = 0
 
     def rows(self, split: str) -> list[Any]:
-        """The rows of "train" or "heldout": Row, Pair, Prompt or Thumb, as the kind says."""
+        """The rows of "train" or "heldout": Row, Pair, Prompt or Thumb, as the kind says. Held-out rows are counted on
+        from the others, so that a number is one row's."""
         path, read = self.folder / self._file(split), _READ[self.kind]
+        first = 1 + self.train if split == "heldout" else 1
         try:
             with path.open(encoding="utf-8") as file:
-                return [read(number, json.loads(line)) for number, line in enumerate(file, 1)]
+                return [read(number, json.loads(line)) for number, line in enumerate(file, first)]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise DataError(f"{self.label} can't be read: its {path.name} is missing or damaged.") from error
 

@@ -24,6 +24,7 @@ FILTERS: dict[str, dict[str, Callable[[Any], bool]]] = {  # kind of rows → wha
     "thumbs": {"up": lambda thumb: thumb.good, "down": lambda thumb: not thumb.good},
 }
 ORDERS = ("all", "longest", "shortest")
+MOST_STEPS = 100  # that can be taken back
 
 
 def texts(row: Any) -> dict[str, str]:
@@ -198,6 +199,7 @@ class Draft:
         if before:
             self._put(rows)
             self.steps.append(before)
+            del self.steps[:-MOST_STEPS]
 
     def _put(self, rows: dict[Key, Any]) -> None:
         for key, row in rows.items():

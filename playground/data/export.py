@@ -33,6 +33,8 @@ def export(dataset: Dataset, split: str, file: Path) -> int:
     """Writes the rows of "train" or "heldout", or "all" of them, and says how many; the file appears in one step."""
     if split not in ("all", *SPLITS):
         raise DataError(f"The rows are called train, heldout or all; got {split[:20]!r}.")
+    if file.is_dir():
+        raise DataError(f"{file} is a folder; name a file in it.")
     if not file.absolute().parent.is_dir():
         raise DataError(f"There is no folder {file.absolute().parent}.")
     rows = [row for part in (SPLITS if split == "all" else (split,)) for row in dataset.rows(part)]

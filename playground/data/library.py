@@ -130,6 +130,8 @@ def revise(dataset: Dataset, rows: Mapping[str, list[Any]], note: str = "") -> D
         known = versions(dataset)
         if known and known[-1].sha256 == digest(train, heldout):
             return known[-1]
+        if known and known[-1].id != dataset.id and not dataset.preset:
+            facts["note"] = f"from version {dataset.version}: {note}"[:MOST_NOTED]
         if dataset.preset or not known:
             return _written({"name": _free(dataset.name), **facts}, train, heldout, dataset.folder)
         number = max(known[-1].version, known[-1].last) + 1

@@ -33,7 +33,8 @@ class Report:
     """What became of every row of a file, read as rows of one kind.
 
     others: kind → rows that are of another kind, which are neither kept nor dropped; found: (kind, shape) → rows;
-    offers: which choices of Reading matter for this file; scale: the lowest and highest rating, where that is one.
+    offers: which choices of Reading matter for this file; scale: the lowest and highest rating, where that is one;
+    elsewhere: the numbers of those other rows, and of rows that became a part of another one, with what they are.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Report:
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
     offers: list[str] = field(default_factory=list)
     scale: tuple[float, float] | None = None
+    elsewhere: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def guess(self) -> str:
@@ -133,7 +135,10 @@ def _recognised(raw: list[RawRow], reading: Reading) -> tuple[Recognised, Report
     kinds = Counter(shape.kind for _, shape in recognised if shape)
     kind = reading.kind or max(KINDS, key=lambda kind: kinds[kind])  # the first of them where there are as many
     offers = _offers(recognised) + (["good_from"] if scale else [])
-    return recognised, Report(kind, "", len(rows), notes=notes, found=found, offers=offers, scale=scale)
+    there = {item.row for item in rows}
+    parts = [(item.row, "a part of another row") for item in raw if item.row not in there]
+    report = Report(kind, "", len(rows), notes=notes, found=found, offers=offers, scale=scale, elsewhere=parts)
+    return recognised, report
 
 
 def _unknown(item: RawRow, names: dict[int, list[str]]) -> RawRow:
@@ -165,11 +170,12 @@ def _offers(recognised: Recognised) -> list[str]:
 
 def _report(recognised: Recognised, draft: Report, reading: Reading) -> Report:
     """The draft with the rows of its kind converted."""
-    report = replace(draft, kept=[], dropped=[], notes=[*draft.notes], others=_others(draft))
+    report = replace(draft, others=_others(draft))
     shapes: Counter[str] = Counter()
     seen: set[bytes] = set()
     for item, shape in recognised:
         if shape and shape.kind != report.kind:
+            report.elsewhere.append((item.row, f"one of the {WORDS[shape.kind][1]}"))
             continue
         try:
             if shape is None:

@@ -25,6 +25,7 @@ def report_csv(report: Report, lengths: Lengths | None = None) -> str:
             for row, lost in zip(lengths.cut, lengths.lost, strict=True)
             if row not in unlearnable
         ]
+    found += [(row, "elsewhere", what) for row, what in report.elsewhere]
     told = {row for row, *_ in found}
     found += [(row.row, "kept", "") for row in report.kept if row.row not in told]
     file = io.StringIO()

@@ -27,6 +27,7 @@ NEXT = {
 REPORT = ["report", "dropped_rows", "dropped", "charts"]
 READINGS = ["readings", *readings.NAMES]
 SHOWN = [*LOOKS, "query", "show", *REPORT, *READINGS, "columns_box", "columns", "name", "keeping", "stored", "version"]
+SHOWN += [*shelf.ASKED, "doomed"]
 
 
 @dataclass
@@ -260,6 +261,11 @@ def revise(desk: Desk | None, limit: int, ref: str) -> Values:
     except ValueError as error:
         raise gr.Error(str(error), duration=None) from error
     gr.Info(f"Stored as {dataset.label}.")
+    if dataset.parent == looked.dataset.id and dataset.version > looked.dataset.version + 1:
+        gr.Warning(
+            f"It is made of version {looked.dataset.version}. What was changed in the versions between, perhaps on "
+            "another page, is not in it; they are in the list of versions."
+        )
     return _stored(desk or Desk(), dataset.id, limit, ref)
 
 

@@ -4,18 +4,25 @@ One object a page, which lives in a gr.State and is changed in place: nothing is
 """
 
 import secrets
+import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playground.data.dataset import Dataset
 from playground.data.edits import Draft, Key, matching
+from playground.data.quality import length
 from playground.data.records import RawRow
 from playground.data.report import Report, examine
 from playground.data.shapes import Reading
 
 MOST_ASIDE = 2  # things with changes that wait while another is looked at; a file of them is held in memory
 ALL, CHANGED = "all", "changed here"
+MOST_HELD = 60_000_000  # characters on the desks of all pages; each costs about fifteen bytes while it lies there
+
+_turn = threading.Lock()
+_desks: list["weakref.ref[Desk]"] = []  # of all pages, those that nothing came to for longest in front
 
 
 @dataclass(eq=False)
@@ -38,6 +45,7 @@ class Looked:
     file: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def __post_init__(self) -> None:
+        self.size = sum(map(length, self.rows))
         self.places = [(split, index) for split, rows in self.draft.rows.items() for index in range(len(rows))]
         self.listed = self.places
 
@@ -132,6 +140,7 @@ class Desk:
         """Brings rows into view; what was in view waits if it was changed. Returns the titles of what had to go."""
         self._set_aside()
         self.looked = looked
+        _make_room(self)
         gone, self.aside = self.aside[:-MOST_ASIDE], self.aside[-MOST_ASIDE:]
         return [found.title for found in gone]
 
@@ -141,6 +150,15 @@ class Desk:
             self.aside.remove(found)
             self._set_aside()
             self.looked = found
+
+    @property
+    def size(self) -> int:
+        """Characters of everything that lies here."""
+        return sum(found.size for found in [*([self.looked] if self.looked else []), *self.aside])
+
+    def changes(self) -> bool:
+        """True if something lies here that a person changed and has not stored."""
+        return any(self._changed())
 
     def waiting(self, dataset: Dataset) -> Looked | None:
         """A stored version with changes, if it waits or is in view."""
@@ -153,3 +171,16 @@ class Desk:
     def _set_aside(self) -> None:
         if self.looked is not None and self.looked.draft.changed:
             self.aside.append(self.looked)
+
+
+def _make_room(mine: Desk) -> None:
+    """Clears other pages' desks where all together hold too much: those without changes first, then the oldest."""
+    with _turn:
+        others = [desk for ref in _desks if (desk := ref()) is not None and desk is not mine]
+        _desks[:] = map(weakref.ref, [*others, mine])
+        held = sum(desk.size for desk in others) + mine.size
+        for desk in sorted(others, key=Desk.changes):
+            if held <= MOST_HELD:
+                return
+            held -= desk.size
+            desk.looked, desk.aside = None, []

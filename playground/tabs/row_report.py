@@ -93,7 +93,8 @@ def download(desk: Desk | None, limit: int, ref: str) -> Iterator[Values]:
     """What became of every row, as CSV; the file goes as soon as Gradio has its copy, which goes in an hour."""
     if desk is None or desk.looked is None or desk.looked.report is None:
         raise gr.Error("There is no report of a file in view; bring the file again.")
-    lengths, _ = _measured(desk.looked, limit, ref)
+    opened, _ = renderer(ref)
+    lengths = measure(desk.looked.rows, opened, limit) if opened else None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "row-report.csv"
         path.write_text(report_csv(desk.looked.report, lengths), encoding="utf-8", newline="")

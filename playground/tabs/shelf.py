@@ -16,6 +16,7 @@ from playground.tabs.parts import Parts, Values
 
 KINDS = {"sft": "conversations", "preference": "pairs", "prompts": "prompts", "thumbs": "thumbs"}
 KEY = "library"
+ASKED = ["delete", "sure", "not_sure"]
 MOST_USERS = 3  # runs named in a cell
 SAVE = "() => { setTimeout(() => document.querySelector('#data-file')?.click(), 100); }"
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
@@ -38,17 +39,18 @@ def parts() -> Parts:
         made["delete"] = gr.Button("Delete it", size="sm", variant="stop", min_width=120)
         made["sure"] = gr.Button("Yes, delete it for good", size="sm", variant="stop", visible=False, min_width=160)
         made["not_sure"] = gr.Button("Keep it", size="sm", visible=False, min_width=120)
+    made["doomed"] = gr.State("")  # the dataset that a person was asked about
     made["file"] = gr.DownloadButton("Save the file", visible="hidden", elem_id="data-file")
     return made
 
 
 def wire(made: Parts) -> None:
     """Everything but opening, which shows rows as well."""
-    asked = ["delete", "sure", "not_sure"]
+    asked = [*ASKED, "doomed"]
     listed = ["stored", "library", "version", *asked]
     made.on(made["delete"].click, ask, ["stored"], asked, **QUIET)
-    made.on(made["not_sure"].click, lambda: asking(False), [], asked, **QUIET)
-    made.on(made["sure"].click, delete, ["stored", "version"], listed, **QUIET)
+    made.on(made["not_sure"].click, lambda: asking(""), [], asked, **QUIET)
+    made.on(made["sure"].click, delete, ["stored", "doomed"], listed, **QUIET)
     made.on(made["download"].click, download, ["stored", "version"], ["file"], **QUIET).then(
         None, None, None, js=SAVE, api_visibility="private"
     )
@@ -63,7 +65,7 @@ def open_values(dataset: Dataset | None) -> Values:
     """The lists while a version of a dataset is in view, or none: what can be done is done to what is in view."""
     newest = library.versions(dataset)[-1] if dataset and library.versions(dataset) else None
     lists = gr.Dropdown(choices=choices(), value=newest.id if newest else None)
-    return {"stored": lists, "version": version_choices(dataset)}
+    return {"stored": lists, "version": version_choices(dataset), **asking("")}
 
 
 def version_choices(dataset: Dataset | None) -> gr.Dropdown:
@@ -123,12 +125,14 @@ def chosen(stored: str | None, version: str | None = None) -> Dataset:
         raise gr.Error(str(error)) from error
 
 
-def asking(sure: bool) -> Values:
-    """The buttons before and after a person has said that something shall go."""
+def asking(doomed: str, words: str = "") -> Values:
+    """The buttons before and after a person has said that a dataset shall go; doomed: its id."""
+    sure = bool(doomed)
     return {
         "delete": gr.Button(visible=not sure),
-        "sure": gr.Button(visible=sure),
+        "sure": gr.Button(words, visible=True) if sure else gr.Button(visible=False),
         "not_sure": gr.Button(visible=sure),
+        "doomed": doomed,
     }
 
 
@@ -137,18 +141,21 @@ def ask(stored: str | None) -> Values:
     dataset = chosen(stored)
     count = len(library.versions(dataset))
     words = f"Yes, delete {dataset.name}" + (f" with its {count} versions" if count > 1 else "")
-    return {**asking(True), "sure": gr.Button(words, visible=True)}
+    return asking(dataset.id, words)
 
 
-def delete(stored: str | None, version: str | None) -> Values:
-    """Removes a dataset with all its versions; refused while a run needs one."""
+def delete(stored: str | None, doomed: str) -> Values:
+    """Removes a dataset with all its versions, if it is the one that was asked about; refused while a run needs one."""
     dataset = chosen(stored)
+    if dataset.id != doomed:  # another one, or a newer version, was opened since
+        gr.Warning("Nothing is deleted: another dataset is open now. Press Delete again if this one shall go.")
+        return asking("")
     try:
         inputs.delete_datasets(library.versions(dataset))
     except ValueError as error:
         raise gr.Error(str(error), duration=None) from error
     gr.Info(f"{dataset.name} is deleted.")
-    return {**listed(None), **asking(False), "version": version_choices(None)}
+    return {**listed(None), **asking(""), "version": version_choices(None)}
 
 
 def rename(stored: str | None, name: str) -> Dataset:

@@ -31,7 +31,9 @@ def file_parts() -> Parts:
 def paste_parts() -> Parts:
     """Rows from the clipboard."""
     made = Parts()
-    made["pasted"] = gr.Textbox(label="Paste rows", info="JSONL, JSON, CSV or TSV.", lines=5, max_lines=10)
+    made["pasted"] = gr.Textbox(
+        label="Paste rows", info="JSONL, JSON, CSV or TSV; or text, a prompt a line.", lines=5, max_lines=10
+    )
     made["check"] = gr.Button("Check the pasted rows")
     return made
 
