@@ -79,10 +79,12 @@ class Dataset:
 
     @property
     def preset(self) -> bool:
+        """True for a dataset that comes with the app."""
         return self.folder.parent == PRESETS
 
     @property
     def label(self) -> str:
+        """What a person reads: its name and version."""
         return f"{self.name}, version {self.version}"
 
     @property

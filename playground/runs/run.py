@@ -45,6 +45,7 @@ class Status:
 
     @property
     def active(self) -> bool:
+        """True while it waits or runs."""
         return self.state in ACTIVE
 
 
@@ -75,6 +76,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """What a person called it."""
         return self.request["name"]
 
     @property
@@ -159,6 +161,7 @@ class Run:
         write_atomically(self.folder / "run.json", json.dumps(request, indent=1, ensure_ascii=False))
 
     def write_receipt(self, receipt: dict[str, Any]) -> None:
+        """Writes what came of the run, in one step."""
         write_atomically(self.folder / "receipt.json", json.dumps(receipt, indent=1, ensure_ascii=False))
 
     def proofs(self) -> list[dict[str, Any]]:
@@ -167,6 +170,7 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
     def write_proofs(self, proofs: list[dict[str, Any]]) -> None:
+        """Writes what was proven before the first step, in one step."""
         write_atomically(self.folder / "proofs.json", json.dumps(proofs, indent=1, ensure_ascii=False))
 
     def revision(self) -> tuple[float, ...]:
@@ -181,6 +185,7 @@ class Run:
             self.update(state="stopped", phase="ended", message="Stopped before it started.")
 
     def stop_requested(self) -> bool:
+        """True once somebody asked it to stop."""
         return (self.folder / "stop").exists()
 
     def requeue(self) -> None:

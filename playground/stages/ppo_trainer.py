@@ -48,6 +48,7 @@ class Roles:
 
     @property
     def causal_lm(self) -> Any:
+        """The base with its LM head, under whatever role is switched on."""
         return self.adapters.model.get_base_model()
 
     def trained(self) -> dict[str, torch.nn.Parameter]:

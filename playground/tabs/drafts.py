@@ -36,6 +36,7 @@ class Card:
 
     @property
     def principle(self) -> Principle:
+        """The card as a principle, not checked yet."""
         return Principle(**{name: getattr(self, name) for name in FIELDS})
 
 
@@ -88,6 +89,7 @@ class Desk:
 
     @property
     def draft(self) -> Draft:
+        """The draft in view."""
         return self.drafts[self.current]
 
     def put(self, draft: Draft, key: str | None = None) -> "Desk":

@@ -56,6 +56,7 @@ class Looked:
 
     @property
     def kind(self) -> str:
+        """The kind of the rows."""
         return self.dataset.kind if self.dataset else self.report.kind if self.report else ""
 
     def was(self, key: Key) -> Any:
