@@ -13,11 +13,20 @@ from playground.data.pairs import Pair
 from playground.data.ranks import gathered
 from playground.data.readers import read_file
 from playground.data.records import RawRow
+from playground.data.report import examine
 from playground.data.shapes import Reading, RowError
 
 ASK = {"role": "user", "content": "What is a fjord?"}
 GOOD, BAD = {"role": "assistant", "content": "An arm of the sea."}, {"role": "assistant", "content": "A cheese."}
 SIDES = {"chosen": "An arm of the sea.", "rejected": "A cheese."}
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def said(text: str) -> dict:
+    return {"role": "assistant", "content": text}
 
 
 def first_shape(record: dict):
@@ -105,6 +114,56 @@ def test_numbers_that_are_refused(record, words):
     with pytest.raises(RowError) as caught:
         first_shape(record).convert(1, record, Reading())
     assert str(caught.value) == words
+
+
+ABOUT = "The sky is green today."
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"context": ABOUT, "question": "What colour?", "chosen": "green", "rejected": "blue"},
+        {"context": ABOUT, "question": "What colour?", "answer_a": "green", "answer_b": "blue", "winner": "a"},
+        {
+            "context": ABOUT,
+            "question": "What colour?",
+            "answer_a": "green",
+            "answer_b": "blue",
+            "score_a": 2,
+            "score_b": 1,
+        },
+        {"instruction": "What colour?", "input": ABOUT, "chosen_response": "green", "rejected_response": "blue"},
+        {"instruction": "What colour?", "input": ABOUT, "output": "green", "rejected": "blue"},
+        {"instruction": "What colour?", "input": ABOUT, "chosen": "green", "rejected": "blue"},
+        {"prompt": "What colour?", "input": ABOUT, "chosen": "green", "rejected": "blue"},
+        {"prompt": "What colour?", "input": ABOUT, "chosen": [said("green")], "rejected": [said("blue")]},
+        {"prompt": "What colour?", "input": ABOUT, "text": "green", "rejected_text": "blue"},
+        {"prompt": "What colour?", "context": ABOUT, "responses": ["green", "blue"], "scores": [2, 1]},
+    ],
+)
+def test_what_a_question_is_about_belongs_to_the_prompt(record):
+    (pair,) = examine([RawRow(1, record, None)]).kept
+    assert pair.prompt == [{"role": "user", "content": f"What colour?\n{ABOUT}"}]
+    assert (pair.chosen, pair.rejected) == ("green", "blue")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"context": [user("What colour?")], "response1": "green", "response2": "blue", "overall_preference": -1},
+        {"prompt": "What colour?", "input": "What colour?", "chosen": "green", "rejected": "blue"},
+        {"prompt": "What colour?", "context": {"day": 1}, "chosen": "green", "rejected": "blue"},
+        {
+            "prompt": "What colour?",
+            "input": ABOUT,
+            "chosen": [user("What colour?"), said("green")],
+            "rejected": [user("What colour?"), said("blue")],
+        },
+    ],
+)
+def test_nothing_is_asked_twice(record):
+    (pair,) = examine([RawRow(1, record, None)]).kept
+    assert pair.prompt == [user("What colour?")]
 
 
 def test_roles_may_be_capitalised():

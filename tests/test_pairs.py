@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from playground.data.pair_shapes import PAIR_SHAPES
 from playground.data.pairs import SIDES, STRIPPED, Pair, is_pair, pair
-from playground.data.readers import DataError, read_file, read_text
+from playground.data.readers import DataError, RawRow, read_file, read_text
 from playground.data.report import examine
 from playground.data.shapes import MERGED, ROLES, TRIMMED, Reading, RowError
 
@@ -516,3 +516,29 @@ def test_a_pair_is_the_same_in_every_way_of_writing_it_down():
             sides(good, bad, prompt=f"{before}\n\nAssistant:"),
         ]
         assert [pair(1, way) for way in ways] == [Pair(1, talk, good, bad)] * len(ways)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{'content': 'q 0', 'role': 'user'} {'content': 'good', ...",
+        "[{'role': 'user', 'content': 'q 0'}\n ...\n {'role': 'assistant', 'content': 'good'}]",
+        '[{"from": "human", "value": "q 0"}, {"from": "gpt", "val',
+        "[{'value': 'q 0', 'from': 'human'}, oops]",
+        "[ { 'content': 'q 0', 'ro",
+    ],
+)
+def test_a_list_of_messages_that_cannot_be_read_is_not_trained_on_as_text(text):
+    sentence = "looks like a list of messages that can't be read"
+    report = examine([RawRow(1, {"prompt": "q 0", "chosen": text, "rejected": "bad"}, None)])
+    assert report.dropped == [(1, f"'chosen' {sentence}")]
+    report = examine([RawRow(1, {"prompt": "q 0", "completion": text}, None)])
+    assert report.dropped == [(1, f"'completion' {sentence}")]
+    report = examine([RawRow(1, {"prompt": text}, None)])
+    assert report.dropped == [(1, f"'prompt' {sentence}")]
+
+
+@pytest.mark.parametrize("text", ["[{'value': 1}, {'value': 2}]", "[{'a': 'role'}]", "[role] {content}", "[1, 2"])
+def test_other_lists_are_text(text):
+    (pair,) = examine([RawRow(1, {"prompt": "q 0", "chosen": text, "rejected": "bad"}, None)]).kept
+    assert pair.chosen == text

@@ -2,10 +2,12 @@
 
 import datetime as dt
 import gzip
+import io
 import json
 import random
 import subprocess
 import sys
+import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -94,6 +96,38 @@ def test_a_single_object_is_one_row(read, record):
     assert values(read(json.dumps(record), "d.json")) == [record]
     assert values(read_text(json.dumps(record, indent=2))) == [record]
     assert values(read(jsonl(record), "d.jsonl")) == [record]
+
+
+RECORDS = [{"prompt": f"{n}?", "chosen": "yes", "rejected": "no"} for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"train": RECORDS[:3], "test": RECORDS[3:]},
+        {"version": 1, "train": RECORDS[:1], "validation": RECORDS[1:2], "test": RECORDS[2:], "notes": [{"by": "me"}]},
+        {name: {str(n): record[name] for n, record in enumerate(RECORDS)} for name in PAIR},  # pandas' to_json()
+        {name: {str(7 * n): record[name] for n, record in enumerate(RECORDS)} for name in PAIR},
+        {str(n): record for n, record in enumerate(RECORDS)},  # orient="index"
+        {f"a{n}": record for n, record in enumerate(RECORDS)},
+    ],
+)
+def test_objects_that_hold_tables(read, document):
+    assert values(read(json.dumps(document))) == RECORDS
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"prompt": CHAT[0], "chosen": CHAT[1], "rejected": {"role": "assistant", "content": "Go away."}},
+        {"a1": PAIR},
+        {"prompt": {"text": "Hi"}, "completion": {"text": "Hello!"}},
+        {"a": {}, "b": {}},
+        {"a": {"b": {"c": 1}}, "d": 2},
+    ],
+)
+def test_objects_of_objects_that_are_one_record(read, document):
+    assert values(read(json.dumps(document))) == [document]
 
 
 def test_a_bare_list_of_turns_is_a_conversation(read):
@@ -185,6 +219,31 @@ def test_lists_and_objects_as_python_prints_them(read, value):
     cell = '"' + repr(value).replace('"', '""') + '"'
     (row,) = values(read(f"cell,id\n{cell},1\n", "d.csv"))
     assert row["cell"] == json.loads(json.dumps(value).replace("\\u0000", "\\ufffd"))
+
+
+TALKS = [
+    [{"content": f"q {n}", "role": "user"}, {"content": 'it\'s "good"\n} {', "role": "assistant"}] for n in range(2)
+]
+
+
+@pytest.mark.parametrize(
+    "value", [TALKS[0], TALKS, ["a", "it's b", "c" * 100], {"talk": TALKS[1], "tags": ["x", "y"]}, [["a"], ["b", "c"]]]
+)
+def test_tables_that_pandas_wrote_from_parquet(read, value):
+    import pandas
+
+    table = pandas.read_parquet(io.BytesIO(parquet({"cell": [value], "id": [1]})))
+    (row,) = values(read(table.to_csv(index=False), "d.csv"))
+    assert row == {"cell": value, "id": "1"}
+
+
+@pytest.mark.parametrize(
+    "cell", ["['a' " * 6_000, "[" + "] " * 15_000, "[]" + " " * 30_000 + "x", "[" + ", " * 15_000, "[array(" * 4_000]
+)
+def test_cells_of_gaps_take_no_time(read, cell):
+    start = time.perf_counter()
+    assert values(read(f'id;cell\n1;"{cell}"\n')) == [{"id": "1", "cell": cell}]
+    assert time.perf_counter() - start < 2
 
 
 def test_short_long_and_unnamed_columns(read):

@@ -7,6 +7,7 @@ import pytest
 from playground.data.pairs import Pair
 from playground.data.readers import RawRow, read_text
 from playground.data.report import examine
+from playground.data.shapes import Reading
 
 CHAT = [{"role": "user", "content": "hello?"}, {"role": "assistant", "content": "Yes."}]
 
@@ -64,6 +65,23 @@ def test_a_row_without_value_or_problem_still_has_a_reason():
     assert examine([RawRow(3, None, None)]).dropped == [(3, "not readable")]
 
 
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("question,answer\nWhat element is Na?,NA\n", "an empty assistant message ('NA' counts as missing)"),
+        ("prompt,chosen,rejected\nWhich one?,None,B\n", "'chosen' is empty ('None' counts as missing)"),
+        (
+            "prompt,completion,label\nWhich one?,A,null\nWhich?,B,1\n",
+            "'label' is empty, so nobody said whether the answer is good ('null' counts as missing)",
+        ),
+        ("question,answer\nWhat element is Na?,\n", "an empty assistant message"),
+        ("id,messages\nNA,oops\n", "'messages' is a text, not a list of messages"),
+    ],
+)
+def test_a_word_that_was_read_as_nothing_is_told(table, reason):
+    assert examine(read_text(table)).dropped == [(1, reason)]
+
+
 def test_reasons_are_grouped_most_frequent_first():
     bad = [{"messages": [CHAT[0], {"role": "oracle", "content": str(n)}, CHAT[1]]} for n in range(2)]
     late = {"messages": [*CHAT, CHAT[0], {"role": "oracle", "content": "x"}]}
@@ -86,6 +104,25 @@ def test_the_report_as_json():
         "dropped": [{"row": 2, "reason": "no columns of a known shape (found: day)"}],
     }
     assert json.loads(json.dumps(found)) == found
+
+
+def test_reasons_that_are_left_out_are_counted():
+    alone = [{f"day {n}": "x"} for n in range(8)]
+    words = examine(read_text(jsonl(*alone))).words()
+    assert words[5:] == [
+        "1 dropped: no columns of a known shape (found: day 4) (row 5).",
+        "3 more dropped, for 3 other reasons.",
+    ]
+    assert examine(read_text(jsonl(*alone[:6]))).words()[-1] == "1 more dropped, for 1 other reason."
+    assert examine(read_text(jsonl(*alone[:5]))).words()[-1].startswith("1 dropped: ")
+
+
+def test_a_guess_counts_rows_where_a_row_may_make_several():
+    row = {"prompt": "Hi?", "answers": [{"answer": text, "rank": n} for n, text in enumerate("abc", 1)]}
+    report = examine(read_text(jsonl(row)), Reading(pairs_by="adjacent"))
+    assert (len(report.kept), report.guess) == (2, "1 row of preference pairs in Nectar shape")
+    report = examine(read_text(jsonl(row, {**row, "prompt": "Ho?"}, pair(1))))
+    assert report.guess == "2 rows of preference pairs in Nectar shape and 1 conversation in prompt-completion shape"
 
 
 def test_few_rows_get_a_note():

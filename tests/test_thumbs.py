@@ -125,6 +125,17 @@ def test_the_normal_form_is_trl_s_and_its_own_normal_form():
     assert (found.asked, found.messages, found.content) == ([ASK], [ASK, ANSWER], [[ASK], ANSWER["content"], False])
 
 
+def test_a_completion_may_hold_the_whole_conversation():
+    talk = [ASK, ANSWER, {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "In Norway."}]
+    rows = [{"completion": [ASK, ANSWER], "label": True}, {"prompt": None, "completion": talk, "label": False}]
+    report = examine([RawRow(number, row, None) for number, row in enumerate(rows, 1)])
+    assert (report.kind, report.shape, report.dropped) == ("thumbs", "KTO", [])
+    assert [(row.prompt, row.answer, row.good) for row in report.kept] == [
+        ([ASK], ANSWER["content"], True),
+        (talk[:-1], "In Norway.", False),
+    ]
+
+
 def test_an_answer_with_both_thumbs_is_two_rows():
     same = {"prompt": "What?", "completion": "That."}
     report = examine([RawRow(1, {**same, "label": True}, None), RawRow(2, {**same, "label": False}, None)])

@@ -4,6 +4,8 @@ import pytest
 
 from playground.data.pair_shapes import PAIR_SHAPES
 from playground.data.pairs import Pair
+from playground.data.readers import RawRow
+from playground.data.report import Report, examine
 from playground.data.shapes import Reading, RowError
 from playground.data.votes import VOTE_SHAPES
 
@@ -158,3 +160,63 @@ def test_the_strength_of_a_preference_can_be_asked_for():
 def test_one_meaning_of_better_is_taken_where_there_is_no_other():
     record = {"prompt": ASK, "response_0": BAD, "response_1": GOOD, "better_response_id": 1}
     assert converted(record, Reading(better="safe")).chosen == GOOD
+
+
+# ---- what a whole column of numbers means
+
+
+def examined(numbers: list, first: str = "response_1", second: str = "response_2", column: str = "label") -> Report:
+    rows = [{"prompt": f"{ASK} {n}", first: GOOD, second: BAD, column: number} for n, number in enumerate(numbers, 1)]
+    return examine([RawRow(n, row, None) for n, row in enumerate(rows, 1)])
+
+
+@pytest.mark.parametrize("number", [-2, -1, "-1", -2.0, " -1 ", "\u22121"])
+@pytest.mark.parametrize(("first", "second"), [("response_1", "response_2"), ("text_a", "text_b")])
+def test_a_number_below_0_names_neither_answer(number, first, second):
+    words = f"the winner is '{number}': a number below 0 names neither answer"
+    assert reason(vote(number, first, second, "preference")) == words
+
+
+def test_a_column_of_strengths_names_no_better_answer():
+    report = examined([-2, -1, 1, 2], column="preference")
+    assert (report.kept, [row for row, _ in report.dropped]) == ([], [1, 2, 3, 4])
+    assert report.dropped[2][1] == "the winner is '1 on a scale', which names neither answer"
+    assert report.notes[0] == "'preference' goes from -2 to 2: no numbers of answers, so it names no better one."
+    assert examined([-2]).notes == ["'label' holds -2: no numbers of answers, so it names no better one."]
+    assert examined([1, 3, 5, 2]).kept == []  # 1 to 5, from the first answer to the second
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "numbers", "chosen"),
+    [
+        ("response_1", "response_2", [0, 1, 1, 0], [GOOD, BAD, BAD, GOOD]),
+        ("answer_1", "answer_2", ["1", "0"], [BAD, GOOD]),
+        ("response_1", "response_2", [1.0, 0.0, None], [BAD, GOOD]),
+        ("response_1", "response_2", [0], [GOOD]),
+        ("response_0", "response_1", [1, 2], [GOOD, BAD]),
+    ],
+)
+def test_a_column_that_counts_otherwise_than_the_answers_is_read_as_a_whole(first, second, numbers, chosen):
+    report = examined(numbers, first, second)
+    assert [pair.chosen for pair in report.kept] == chosen
+    start = 1 if 2 in numbers else 0
+    assert report.notes[0] == f"'label' counts from {start}, so {start} is '{first}' and {start + 1} '{second}'."
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "numbers", "chosen"),
+    [
+        ("response_1", "response_2", [1, 1], [GOOD, GOOD]),
+        ("response_1", "response_2", [1, 2, "2.0"], [GOOD, BAD, BAD]),
+        ("response_1", "response_2", [1, 2, 0], [GOOD, BAD]),  # 0 is a tie
+        ("response_0", "response_1", [0, 1, 1], [GOOD, BAD, BAD]),
+    ],
+)
+def test_a_column_that_counts_as_the_answers_do_stays(first, second, numbers, chosen):
+    report = examined(numbers, first, second)
+    assert [pair.chosen for pair in report.kept] == chosen
+    assert not any("counts" in note for note in report.notes)
+
+
+def test_true_and_false_are_no_numbers_of_answers():
+    assert examined([True, False]).kept == []

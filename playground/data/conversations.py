@@ -234,6 +234,13 @@ def _from_steps(record: Record, mended: list[str]) -> list[Message]:
     return _exchange({**record, "answer": answer}, "prompt", "answer", mended)
 
 
+def _is_whole(record: Record) -> bool:
+    """True for a completion that holds the whole conversation, its prompt too (KTO-mix)."""
+    turns = record.get("completion")
+    several = isinstance(turns, list) and len(turns) > 1 and is_chat(turns)
+    return several and column(record, QUERIES) is None and not only_asks(turns)
+
+
 def _is_dolly(record: Record) -> bool:
     return has("instruction", "response")(record) and ("context" in record or "category" in record)
 
@@ -249,6 +256,7 @@ SFT_SHAPES = (
     _shape("messages", lambda record: _other_talk(record) is not None, _from_other_talk),
     _shape("tree table", has(TREE), _from_turns(TREE)),
     _shape("stepwise", has("prompt", "completions", "labels"), _from_steps),
+    _shape("messages", _is_whole, _from_turns("completion")),
     _shape("prompt-completion", has("prompt", "completion"), _from_columns("prompt", "completion")),
     _shape("templated text", _written_out(*TEMPLATES), _from_text),
     _shape("Guanaco text", _written_out("Guanaco"), _from_text),

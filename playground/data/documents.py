@@ -21,7 +21,7 @@ from playground.data.records import (
 NONBLANK = re.compile(r"\S.*")
 
 _TABLE_KEYS = {"data", "rows", "records", "items", "examples", "samples", "instances", "entries", "dataset"}
-_TABLE_KEYS |= {"train", "test", "validation", "results", "pairs", "comparisons"}
+_TABLE_KEYS |= {"train", "test", "validation", "valid", "val", "dev", "eval", "results", "pairs", "comparisons"}
 _PARSED_DEPTH = 100  # a slightly deep record is parsed and reported by row; Python's own limit is near 1,000
 _INTEGER_DIGITS = 300  # longer ones stay text: float() would overflow, and int() itself refuses 4,300
 
@@ -56,7 +56,7 @@ def json_rows(text: str, limits: Limits) -> Iterator[RawRow]:
 
 
 def _records(document: Any) -> Iterable[Any]:
-    """The records of a JSON document: a list, the one list inside an object, columns, or a single object."""
+    """The records of a JSON document: a list, lists inside an object, columns, named records, or one object."""
     if isinstance(document, list):
         return [document] if is_chat(document) else document
     if not isinstance(document, dict):
@@ -65,14 +65,32 @@ def _records(document: Any) -> Iterable[Any]:
     tables = [key for key, value in document.items() if has_objects(value) and not is_chat(value)]
     named = [key for key in tables if str(key).lower() in _TABLE_KEYS]
     found = named or (tables if len(document) == 1 else [])  # any other list belongs to a single record
-    if len(found) == 1:
-        return document[found[0]]
+    if found:
+        return (record for key in found for record in document[key])
+    if _are_alike(document):
+        return _named_records(document)
     columns = list(document.values())
     if not columns or not all(isinstance(value, list) and not is_chat(value) for value in columns):
         return [document]
     if len({len(column) for column in columns}) > 1:
         raise DataError("its lists differ in length, so they are no columns; give a list of objects instead")
     return (dict(zip(document, cells, strict=True)) for cells in zip(*columns, strict=True))
+
+
+def _are_alike(document: dict[Any, Any]) -> bool:
+    """True for an object of objects with the same keys, which are no messages."""
+    inner = list(document.values())
+    if not inner or not all(isinstance(value, dict) and value.keys() == inner[0].keys() for value in inner):
+        return False
+    return bool(inner[0]) and not is_chat(inner)
+
+
+def _named_records(document: dict[Any, Any]) -> Iterable[Any]:
+    """The records of pandas' tables, which are columns of numbered cells, or of an object that has a name for each."""
+    inner = list(document.values())
+    if all(str(key).isdecimal() for key in inner[0]) and not all(str(key).isdecimal() for key in document):
+        return ({name: column[number] for name, column in document.items()} for number in inner[0])
+    return inner if len(inner) > 1 and len(inner[0]) > 1 else [document]
 
 
 def parsed(text: str, limits: Limits, line: int = 1) -> Any:

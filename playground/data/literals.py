@@ -1,4 +1,4 @@
-"""Lists and objects as Python prints them, spelled as JSON: what a table export writes into a cell.
+"""Lists and objects as Python and NumPy print them, spelled as JSON: what a table export writes into a cell.
 
 A translation of spellings, no evaluation: what isn't plain data turns into something that is no JSON either. Python's
 own `literal_eval` can be made to take seconds for one cell, to warn on the terminal, and to end the process.
@@ -12,6 +12,8 @@ _WORDS = {"True": "true", "False": "false", "None": "null", "nan": "null", "(": 
 # What the two languages spell differently. A text that is never closed runs to the end, so nothing is read twice.
 _PYTHON = re.compile(
     r"(?P<text>'(?:[^'\\]++|\\.?)*+'?|\"(?:[^\"\\]++|\\.?)*+\"?)"
+    r"|(?P<array>\barray\(|,\s*+dtype=object\))"  # NumPy's own name for a list inside an object
+    r"|(?P<gap>(?<=[\]})'\"])\s++(?=[\[{'\"]|array\())"  # NumPy prints no comma between the items of a list
     r"|(?P<word>\b(?:True|False|None|nan)\b|[()])"
     r"|(?P<spare>,(?=\s*+[\]})]))"  # (1,) and [1, 2,]
     r"|(?P<key>(?<![\w.])-?\d++(?=\s*+:))",
@@ -34,7 +36,9 @@ def _spelled(match: re.Match[str]) -> str:
         return json.dumps(_ESCAPE.sub(_unescaped, found[1:-1]), ensure_ascii=False) if closed else found
     if match["word"]:
         return _WORDS[found]
-    return "" if match["spare"] else f'"{found}"'
+    if match["gap"]:
+        return ", "
+    return "" if match["spare"] or match["array"] else f'"{found}"'
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -6,11 +6,12 @@ told once. Sets that name two answers and a winner stand in votes.py, sets that 
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
-from playground.data.pairs import SIDES, is_pair, is_transcript, number_in, pair_shape, split_answer
+from playground.data.pairs import SIDES, is_pair, is_transcript, number_in, opened, pair_shape, split_answer
 from playground.data.records import has_objects
 from playground.data.shapes import Reading, Record, RowError, column, first, has, is_blank, turns_of
-from playground.data.votes import VOTE_SHAPES, question
+from playground.data.votes import VOTE_SHAPES, asked_about, question
 
 SCORES = (
     ("score_chosen", "score_rejected"),
@@ -23,8 +24,24 @@ Canonical = Callable[[Record, Reading], Record]
 
 
 def renamed(**columns: str) -> Canonical:
-    """Takes fields of the normal form from columns with other names; all else stays."""
-    return lambda record, _: with_margin(record | {field: record[name] for field, name in columns.items()})
+    """Takes fields of the normal form from columns with other names; all else stays.
+
+    A prompt takes along what it is about, unless each side is a whole conversation, which repeats it.
+    """
+
+    def canonical(record: Record, _: Reading) -> Record:
+        found = record | {field: record[name] for field, name in columns.items()}
+        if found.get("prompt") is not None and all(_is_one(found[side]) for side in SIDES):
+            found["prompt"] = asked_about(record, columns.get("prompt", "prompt"))
+        return with_margin(found)
+
+    return canonical
+
+
+def _is_one(side: Any) -> bool:
+    """True for an answer that stands alone, as a text or as one message."""
+    side = opened(side)
+    return len(side) == 1 if isinstance(side, list) else not is_transcript(side)
 
 
 def with_margin(record: Record) -> Record:
@@ -90,9 +107,12 @@ def _is_h2o(record: Record) -> bool:
 
 def _h2o(record: Record, _: Reading) -> Record:
     asked, chosen, rejected = (first(record, *names) for names in (H2O_ASKED, H2O_CHOSEN, H2O_REJECTED))
+    name = next((name for name in H2O_ASKED if record.get(name) is not None), "")
     if first(record, *H2O_OTHER) not in (None, "", asked):
         raise RowError("the rejected answer has a prompt of its own, so the two answer different prompts")
-    return with_margin(record | {"prompt": asked, "chosen": chosen, "rejected": rejected})
+    return with_margin(
+        record | {"prompt": asked_about(record, name) if name else None, "chosen": chosen, "rejected": rejected}
+    )
 
 
 PAIR_SHAPES = (

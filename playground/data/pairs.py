@@ -97,8 +97,8 @@ def pair(number: int, record: Record) -> Pair:
     for side in SIDES:
         if is_blank(record.get(side)):
             raise RowError(f"'{side}' is empty")
-    sides = {side: _opened(record[side]) for side in SIDES}
-    prompt = None if is_blank(record.get("prompt")) else _opened(record["prompt"])
+    sides = {side: opened(record[side]) for side in SIDES}
+    prompt = None if is_blank(record.get("prompt")) else opened(record["prompt"])
     plain = all(isinstance(value, str) and not is_transcript(value) for value in sides.values())
     mended: list[str] = []
     asked, *answers = (_from_texts if plain else _from_conversations)(sides, prompt, mended)
@@ -239,7 +239,7 @@ def _repeats(text: str, prompt: str) -> bool:
     return text.startswith(prompt) and (not rest or rest[0].isspace() or not prompt[-1].isalnum())
 
 
-def _opened(value: Any) -> Any:
+def opened(value: Any) -> Any:
     """A cell of a table may hold a list of messages as JSON."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         try:

@@ -190,14 +190,12 @@ def gathered(raw: list[RawRow]) -> list[RawRow]:
 
 def _scored_answer(record: Record) -> tuple[str, Record] | None:
     """(prompt, candidate) of a row with one answer and a number that says how good it is."""
-    text, asked = column(record, ("response", "answer", "completion", "output", "text")), question(record)
-    if text is None or is_blank(asked):
-        return None
+    text = column(record, ("response", "answer", "completion", "output", "text"))
     try:
-        field, value = _score(record)
+        asked, (field, value) = question(record), _score(record)
     except RowError:  # a word in a column of numbers: thumbs, or something else
         return None
-    if value is None or any(shape.fits(record) for shape in PAIR_SHAPES):
+    if text is None or is_blank(asked) or value is None or any(shape.fits(record) for shape in PAIR_SHAPES):
         return None
     return repr(asked), {"text": record[text], field: value}
 

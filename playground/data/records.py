@@ -41,11 +41,15 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class RawRow:
-    """One record, or why it can't be used; row is the line in JSONL, else the record's number."""
+    """One record, or why it can't be used; row is the line in JSONL, else the record's number.
+
+    missing: a word in one of its cells that tables write for nothing, so that it was read as nothing.
+    """
 
     row: int
     value: dict[str, Any] | None
     problem: str | None
+    missing: str = ""
 
 
 KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}

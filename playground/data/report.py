@@ -11,6 +11,7 @@ from playground.data.readers import RawRow
 from playground.data.recognise import GATHERINGS, KINDS, RANK_SHAPES, kinds_of, mapped, recognise, tidied, unknown
 from playground.data.shapes import Reading, RowError, Shape, converted
 from playground.data.thumbs import judged
+from playground.data.votes import numbered
 
 AS_IT_IS = Reading()
 MOST_TRIED = 200  # rows looked at for other ways to read the file
@@ -20,6 +21,7 @@ WORDS = {
     "thumbs": ("answer with a thumb", "answers with a thumb"),
     "prompts": ("prompt", "prompts"),
 }  # kind → one, several
+SEVERAL = {"FeeL", *(shape.name for shape in RANK_SHAPES)}  # shapes of which one record may make several rows
 NEEDS = {
     "sft": "messages, or prompt and completion, or instruction and output, or conversations",
     "preference": "a prompt, a chosen and a rejected answer, or two whole conversations",
@@ -52,7 +54,7 @@ class Report:
     @property
     def guess(self) -> str:
         """What the file seems to hold: "412 preference pairs in HH-RLHF shape and 30 conversations in alpaca shape"."""
-        parts = [f"{counted(kind, count)} in {shape} shape" for (kind, shape), count in self.found.most_common()]
+        parts = [f"{_held(kind, shape, count)} in {shape} shape" for (kind, shape), count in self.found.most_common()]
         return ", ".join(parts[:-1]) + (" and " if parts[:-1] else "") + parts[-1] if parts else "nothing known"
 
     def as_json(self) -> dict[str, Any]:
@@ -81,7 +83,11 @@ class Report:
         sources = len({row.row for row in self.kept})
         made = f"; they make {counted(self.kind, len(self.kept))}" if len(self.kept) != sources else ""
         lines = [f"{sources} of {self.rows} rows kept, recognised as {self.shape}{made}."]
-        lines += [f"{len(rows)} dropped: {reason} (row {some(rows)})." for reason, rows in self.reasons()[:5]]
+        reasons = self.reasons()
+        lines += [f"{len(rows)} dropped: {reason} (row {some(rows)})." for reason, rows in reasons[:5]]
+        if untold := reasons[5:]:
+            count, why = sum(len(rows) for _, rows in untold), "reason" if len(untold) == 1 else "reasons"
+            lines.append(f"{count:,} more dropped, for {len(untold):,} other {why}.")
         if self.others:
             others = " and ".join(counted(kind, count) for kind, count in self.others.items())
             lines.append(f"Not of this kind, and left for another dataset: {others}.")
@@ -99,6 +105,13 @@ class Report:
 def counted(kind: str, count: int) -> str:
     """ "1 conversation", "412 preference pairs"."""
     return f"{count:,} {WORDS[kind][count != 1]}"
+
+
+def _held(kind: str, shape: str, count: int) -> str:
+    """ "412 preference pairs", or "1 row of preference pairs" where a row of this shape may make several."""
+    if shape not in SEVERAL:
+        return counted(kind, count)
+    return f"{count:,} {'row' if count == 1 else 'rows'} of {WORDS[kind][1]}"
 
 
 def some(rows: list[int]) -> str:
@@ -124,6 +137,8 @@ def _recognised(raw: list[RawRow], reading: Reading) -> tuple[Recognised, Report
     for gathered in GATHERINGS:
         rows = gathered(rows)
     rows, notes, scale = judged(rows, reading)
+    rows, told = numbered(rows)
+    notes += told
     if len(rows) != len(raw):
         made = sum(item.value is not None for item in rows)
         notes = [f"{len(raw):,} rows of the file belong together and make {made:,}.", *notes]
@@ -144,7 +159,7 @@ def _recognised(raw: list[RawRow], reading: Reading) -> tuple[Recognised, Report
 def _unknown(item: RawRow, names: dict[int, list[str]]) -> RawRow:
     """A row that no shape fits, with the reason."""
     reason = item.problem if item.value is None else unknown(item.value, names.get(item.row) or list(item.value))
-    return RawRow(item.row, None, reason)
+    return replace(item, value=None, problem=reason)
 
 
 def _others(draft: Report) -> dict[str, int]:
@@ -187,13 +202,18 @@ def _report(recognised: Recognised, draft: Report, reading: Reading) -> Report:
             seen.update(fresh)
             shapes[shape.name] += 1
         except RowError as error:
-            report.dropped.append((item.row, str(error)))
+            report.dropped.append((item.row, _reason(str(error), item)))
     report.shape = " and ".join(name for name, _ in shapes.most_common()) or "unknown"
     report.notes += _mended(report.kept)
     if 0 < len(report.kept) < 8:
         few = "1 row" if len(report.kept) == 1 else f"{len(report.kept)} rows"
         report.notes.append(f"Only {few}: enough to see a run work, too few to learn a manner.")
     return report
+
+
+def _reason(reason: str, item: RawRow) -> str:
+    """Why a row was dropped; where something is empty that a table wrote as a word, the word is told."""
+    return f"{reason} ('{item.missing}' counts as missing)" if item.missing and "empty" in reason else reason
 
 
 def _digest(content: Any) -> bytes:

@@ -7,6 +7,7 @@ was mended on the way is told in the row's notes.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,8 +33,11 @@ ROLES = {
 }
 TOOLS = {"tool", "function", "function_call", "function_response", "observation", "ipython"}
 TEXT_PARTS = ("text", "input_text", "output_text")
+MESSAGE = "a message"  # what its text is called in reasons
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")  # columns of sets that show as well as tell
 SYSTEMS = ("system", "system_prompt")
+# The beginning of a list of messages, as JSON, Python or NumPy spells it; it may be cut off anywhere.
+_LISTED = re.compile(r"\s*+\[\s*+\{\s*+['\"](?:role|content|from|value(?=.*['\"]from['\"]\s*+:))['\"]\s*+:", re.DOTALL)
 MOST_MESSAGES = 100  # rendering a conversation takes time with the square of its turns
 
 # What may be mended, as the report says it: "In 3 rows, …".
@@ -181,6 +185,8 @@ def clean(messages: list[Message], mended: list[str] | None = None) -> list[Mess
 def text_of(value: Any, field: str) -> str:
     """A text field's text, "" where it is missing; lists of {"type": "text"} parts are joined."""
     if isinstance(value, str):
+        if field != MESSAGE and _LISTED.match(value) and not _is_json(value):
+            raise RowError(f"{field} looks like a list of messages that can't be read")
         return UNSAFE.sub("\ufffd", value)
     if value is None:
         return ""  # clean() says whose message is empty
@@ -194,6 +200,14 @@ def text_of(value: Any, field: str) -> str:
         if not any(isinstance(text, list) for text in texts):  # a hostile row nests parts until the stack ends
             return "\n".join(text_of(text, field) for text in texts)
     raise RowError(f"{field} is not text but {KINDS[type(value)]}")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def turns_of(value: Any, field: str) -> list[Message]:
@@ -215,7 +229,7 @@ def turns_of(value: Any, field: str) -> list[Message]:
 
 def _message(turn: Record) -> Message:
     role = role_of(first(turn, "role", "from"))
-    content = text_of(first(turn, "content", "value"), "a message")
+    content = text_of(first(turn, "content", "value"), MESSAGE)
     if turn.get("tool_calls") and not content.strip():
         raise RowError("a message only calls a tool; conversations with tools are not trained here")
     return {"role": role, "content": content}
@@ -235,7 +249,7 @@ def role_of(name: Any) -> str:
 
 def _exchange(turn: Record) -> list[Message]:
     """ms-swift writes a whole exchange as one object: {"human": …, "assistant": …}."""
-    return [{"role": ROLES[name], "content": text_of(turn[name], "a message")} for name in ("human", "assistant")]
+    return [{"role": ROLES[name], "content": text_of(turn[name], MESSAGE)} for name in ("human", "assistant")]
 
 
 def first(record: Record, *names: str) -> Any:

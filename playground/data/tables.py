@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -71,7 +72,7 @@ def _row(number: int, header: list[str], cells: list[str], limits: Limits) -> Ra
         found = f"{len(cells):,} cells, but the header has {len(header)}"
         return RawRow(number, None, f"{found}; put a cell that holds the separator in quotation marks")
     row = dict.fromkeys(header) | dict(zip(header, (_cell(cell, limits) for cell in cells), strict=False))
-    return checked_row(number, row, limits)
+    return replace(checked_row(number, row, limits), missing=next(filter(_MISSING.__contains__, cells), ""))
 
 
 def _cell(text: str, limits: Limits) -> Any:

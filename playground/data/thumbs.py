@@ -6,7 +6,7 @@ numbers become thumbs for a whole table at once, because only the table shows wh
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from playground.data.conversations import SFT_SHAPES, TALKS
@@ -178,13 +178,13 @@ def _thumbed(item: RawRow, name: str, value: Any, judge: Verdict | None) -> RawR
     """A row with a thumb in its column, or without that column where it is none."""
     record = item.value or {}
     if judge is None:
-        return RawRow(item.row, {key: other for key, other in record.items() if key != name}, None)
+        return replace(item, value={key: other for key, other in record.items() if key != name})
     if is_blank(value):
-        return RawRow(item.row, None, f"'{name}' is empty, so nobody said whether the answer is good")
+        return replace(item, value=None, problem=f"'{name}' is empty, so nobody said whether the answer is good")
     good = judge(value)
     if good is None:
         return RawRow(item.row, None, f"'{name}' is {shown(str(value))[:20]}, which is neither up nor down")
-    return RawRow(item.row, {**record, name: good}, None)
+    return replace(item, value={**record, name: good})
 
 
 def _opposed(rows: list[RawRow], reading: Reading) -> list[RawRow]:

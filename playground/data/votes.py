@@ -7,11 +7,13 @@ and a verdict that names neither answer make no pair; RowError says which of the
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from playground.data.pairs import is_transcript, number_in, pair_shape
-from playground.data.records import has_objects, shown
-from playground.data.shapes import Reading, Record, RowError, column, has, is_blank, text_of
+from playground.data.conversations import ABOUT, joined
+from playground.data.pairs import STEERED, is_transcript, number_in, pair_shape
+from playground.data.records import RawRow, has_objects, shown
+from playground.data.shapes import Reading, Record, RowError, column, filled, fitting, has, is_blank, number_of, text_of
 
 PROMPTS = ("prompt", "question", "instruction", "input", "query", "input_text", "context", "history", "post")
 ANSWERS = ("response", "answer", "text", "output", "completion", "conversation", "summary", "candidate", "option")
@@ -27,11 +29,14 @@ VERDICTS = (
     *("preferred_text", "preferred_response", "preferred_answer", "better_response", "better_response_id"),
 )
 
+WINNER = "two answers and a winner"
 FIRST, SECOND = {"left", "leftvote", "first"}, {"right", "rightvote", "second"}
 TIES = {"tie", "tievote", "draw", "equal", "same", "both", "both good"}
 BOTH_BAD = {"tie bothbad", "tie both bad", "both bad", "bothbad", "bothbad vote", "neither", "none"}
 NOUNS = {*ANSWERS, "model", "assistant", "id"}  # "model_a", "text_b", "response_1"
 TIE = "a tie: neither answer was preferred"
+_SIGNED = re.compile(r"\s*[-\u2212\u2013]\s*\d")  # -1, with a hyphen, a minus sign or a dash
+STRENGTH = " on a scale"  # behind a number that tells how much better an answer is, not which one
 
 
 def named(value: Any, marks: tuple[str, str], record: Record) -> int:
@@ -41,6 +46,8 @@ def named(value: Any, marks: tuple[str, str], record: Record) -> int:
     models = [record.get(f"model_{mark}") for mark in marks]
     if models.count(value) == 1:
         return models.index(value)
+    if _SIGNED.match(str(value)):
+        raise RowError(f"the winner is '{shown(str(value))[:30]}': a number below 0 names neither answer")
     *nouns, mark = re.findall("[a-z]+|[0-9]+", str(value).casefold().removesuffix(".0")) or [""]
     word = " ".join([*nouns, mark])
     if word in BOTH_BAD:
@@ -77,11 +84,20 @@ def need_prompt(prompt: Any, answers: Iterable[Any]) -> None:
 
 
 def question(record: Record) -> Any:
-    """What was asked, under whichever name; an instruction may have an input."""
+    """What was asked, under whichever name, with what it is about."""
     name = column(record, PROMPTS)
-    if name == "instruction" and isinstance(record.get("input"), str) and isinstance(record[name], str):
-        return f"{record[name]}\n{record['input']}".strip()
-    return record[name] if name else None
+    return asked_about(record, name) if name else None
+
+
+def asked_about(record: Record, name: str) -> Any:
+    """What a column asks, and under it the texts that it is about, where these stand in columns of their own."""
+    asked = record[name]
+    if not isinstance(asked, str) or is_transcript(asked) or STEERED.search(asked):
+        return asked
+    texts = {
+        other: record[other] for other in ABOUT if other != name and isinstance(record.get(other), str | int | float)
+    }
+    return joined(record, name, *(other for other, text in texts.items() if str(text).strip() not in asked))
 
 
 # ---- any two answers
@@ -118,6 +134,56 @@ def _scored(record: Record, _: Reading) -> Record:
     assert two
     first, second = (number_in(record[name], f"'{name}'") for name in _scores(record, two[2]))
     return decided(record, question(record), (record[two[0]], record[two[1]]), *higher(first, second))
+
+
+# ---- a table's numbers
+
+Numbers = dict[tuple[str, str, str], dict[int, float]]  # (first answer, second one, verdict): index → number
+
+
+def numbered(raw: list[RawRow]) -> tuple[list[RawRow], list[str]]:
+    """(the rows, what the report should tell): only a whole column shows what a number in it means.
+
+    Beside response_1 and response_2, 1 is the second answer where the column counts from 0, and no answer at all where
+    it goes from -2 to 2.
+    """
+    rows, notes = list(raw), []
+    for (first, second, name), numbers in _numbers(raw).items():
+        found, low, high = set(numbers.values()), min(numbers.values()), max(numbers.values())
+        marks = int(first[-1]), int(second[-1])
+        if found <= {*marks}:
+            continue
+        if found <= {0, 1} or found <= {1, 2}:
+            counted = (0, 1) if 0 in found else (1, 2)
+            notes.append(
+                f"'{name}' counts from {counted[0]}, so {counted[0]} is '{first}' and {counted[1]} '{second}'."
+            )
+            said = {index: str(marks[int(number) - counted[0]]) for index, number in numbers.items()}
+        elif found <= {0, 1, 2}:  # a tie is written as 0 in some sets
+            continue
+        else:
+            held = f"goes from {low:g} to {high:g}" if low < high else f"holds {low:g}"
+            notes.append(f"'{name}' {held}: no numbers of answers, so it names no better one.")
+            said = {index: f"{number:g}{STRENGTH}" for index, number in numbers.items()}
+        for index, word in said.items():
+            rows[index] = replace(rows[index], value={**(rows[index].value or {}), name: word})
+    return rows, notes
+
+
+def _numbers(raw: list[RawRow]) -> Numbers:
+    """The numbers that stand beside two numbered answers as a verdict, column by column."""
+    found: Numbers = {}
+    for index, item in enumerate(raw):
+        record = item.value or {}
+        two, verdict = _two(record), column(filled(record), VERDICTS)
+        if not two or not verdict or two[2] == ("a", "b"):
+            continue
+        shape = fitting(VOTE_SHAPES, filled(record))
+        number = None if isinstance(record[verdict], bool) else number_of(record[verdict])
+        named_model = record[verdict] in [record.get(f"model_{mark}") for mark in two[2]]
+        if shape and shape.name == WINNER and number is not None and not named_model:
+            found.setdefault((two[0], two[1], verdict), {})[index] = number
+    return found
 
 
 # ---- tools
@@ -266,6 +332,6 @@ VOTE_SHAPES = (
     pair_shape("summaries with a choice", _is_summaries, _summaries),
     pair_shape("lm-human-preferences", _is_tokens, _unreadable),
     pair_shape("ICAI", has("text_a", "text_b", "preferred_text"), _voted),
-    pair_shape("two answers and a winner", _is_voted, _voted),
+    pair_shape(WINNER, _is_voted, _voted),
     pair_shape("two answers and their scores", _is_scored, _scored),
 )
