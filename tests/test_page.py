@@ -610,7 +610,7 @@ def test_a_file_without_a_usable_row_is_shown_with_the_reasons_and_not_kept(tmp_
 def test_nan_cells_are_missing_values(tmp_path, embedded_model):
     looked = opened(tmp_path, "nan.csv", b"prompt,completion\nWhy?,NaN\nWhy not?,Because.\n")["desk"].looked
     assert [row.messages[-1]["content"] for row in looked.rows] == ["Because."]
-    assert looked.report.dropped == [(1, "an empty assistant message")]
+    assert looked.report.dropped == [(1, "an empty assistant message ('NaN' counts as missing)")]
 
 
 def test_pasted_text_is_refused_in_one_sentence_too(embedded_model):
