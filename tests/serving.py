@@ -15,6 +15,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +37,14 @@ def serve(home: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def watch(page: Page, server: str, problems: list[str]) -> None:
+    """Adds what fails in a page, and every request that leaves this machine, to the problems."""
+    local = (server, "data:", "blob:")
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda asked: None if asked.url.startswith(local) else problems.append(f"left: {asked.url}"))
 
 
 def laid_out(build: Callable[[], Any]) -> tuple[gr.Blocks, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
-from serving import serve
+from serving import serve, watch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "test-results"
@@ -34,9 +34,7 @@ def visit(browser, server):
 
     def opened(query: str = "", width: int = 1280) -> Page:
         page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-        page.on("request", lambda asked: None if _local(asked.url, server) else problems.append(f"left: {asked.url}"))
+        watch(page, server, problems)
         page.goto(f"{server}/{query}")
         expect(page.get_by_role("heading", name="Alignment Playground")).to_be_visible(timeout=LONG)
         pages.append(page)
@@ -46,10 +44,6 @@ def visit(browser, server):
     for page in pages:
         page.close()
     assert problems == []
-
-
-def _local(url: str, server: str) -> bool:
-    return url.startswith((server, "data:", "blob:"))
 
 
 def go(page: Page, name: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
-from serving import serve
+from serving import serve, watch
 
 SHOTS = Path(__file__).resolve().parents[1] / "test-results"
 LONG = 120_000  # ms; a slow machine is no failure
@@ -28,10 +28,7 @@ def visit(browser, server):
 
     def opened(theme: str = "light", width: int = 1280) -> Page:
         page = browser.new_page(viewport={"width": width, "height": 900}, accept_downloads=True)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-        local = (server, "data:", "blob:")
-        page.on("request", lambda asked: None if asked.url.startswith(local) else problems.append(asked.url))
+        watch(page, server, problems)
         page.goto(f"{server}/?__theme={theme}")
         page.get_by_role("tab", name="Data", exact=True).click(timeout=LONG)
         expect(page.get_by_role("heading", name="pocket-tutor", exact=True)).to_be_visible(timeout=LONG)

@@ -14,6 +14,7 @@ from playground.data.prompts import Prompt
 from playground.data.records import LIMITS, checked_row
 from playground.data.report import examine
 from playground.data.shapes import Message, Reading, Row, RowError
+from playground.data.texts import texts as all_texts
 from playground.data.thumbs import Thumb
 
 Key = tuple[str, int]
@@ -111,10 +112,7 @@ def _filter(rows: list[Any], only: str | Collection[int]) -> Callable[[Any], boo
 
 
 def _said(row: Any) -> str:
-    """All that is said in a row."""
-    messages = row.asked if isinstance(row, Pair | Thumb) else row.messages
-    answers = (row.chosen, row.rejected) if isinstance(row, Pair) else (row.answer,) if isinstance(row, Thumb) else ()
-    return "\n".join([*[message["content"] for message in messages], *answers])
+    return "\n".join(all_texts(row))
 
 
 @dataclass
@@ -167,7 +165,7 @@ class Draft:
 
     def counts(self) -> dict[str, int]:
         """How many rows are edited, flipped and dropped."""
-        return dict(Counter(self._how(key, row) for key, row in self.changed.items()))
+        return dict(Counter(map(self.how, self.changed)))
 
     def words(self) -> str:
         """What was done, for the note on the next version: "2 rows flipped, 1 row dropped"."""
@@ -178,8 +176,11 @@ class Draft:
         now = {split: [self.now((split, i)) for i in range(len(rows))] for split, rows in self.rows.items()}
         return {split: [row for row in rows if row is not None] for split, rows in now.items()}
 
-    def _how(self, key: Key, row: Any) -> str:
-        if row is None:
+    def how(self, key: Key) -> str:
+        """What was done to a row: "edited", "flipped", "dropped" or nothing."""
+        if key not in self.changed:
+            return ""
+        if (row := self.changed[key]) is None:
             return "dropped"
         return "flipped" if isinstance(row, Pair | Thumb) and row == flipped(self._stored(key)) else "edited"
 

@@ -67,11 +67,6 @@ class Looked:
         """The row as it is now; a dropped one as it was."""
         return self.draft.now(key) or self.was(key)
 
-    def fate(self, key: Key) -> str:
-        """What was done to a row: "edited", "flipped", "dropped" or nothing."""
-        change = {key: self.draft.changed[key]} if key in self.draft.changed else {}
-        return next(iter(Draft(self.draft.rows, change).counts()), "")
-
     def turn(self, by: int, page: int) -> None:
         """Goes pages on or back."""
         last = max(0, (len(self.listed) - 1) // page * page)

@@ -58,7 +58,7 @@ def place_of(looked: Looked, name: str) -> Key | None:
 
 
 def _card(looked: Looked, key: Key, opened: Renderer | None, limit: int) -> str:
-    row, fate = looked.now(key), looked.fate(key)
+    row, fate = looked.now(key), looked.draft.how(key)
     editing = key in looked.editing and fate != "dropped"
     parts = [_head(looked, key, fate)]
     parts += _fields(row) if editing else _chat(row)
